@@ -1,0 +1,149 @@
+//! The allowed bytes, descriptors and queue entries per connection and per core, summed line by line.
+//!
+//! One place holds these numbers. Upper layers const-assert their sizes against it; `serve`, `doctor`, the tests and
+//! the files in `sysctl/` and `limits/` all read it. Nothing here does I/O.
+
+/// Connections the project is built to hold on one host.
+pub const TARGET_CONNECTIONS: u64 = 1_000_000;
+
+/// User memory a slot of the connection table may take, in bytes: one cache line.
+pub const SLOT_BYTES: usize = 64;
+
+/// Resident bytes per idle connection at a million, everything in the process counted.
+pub const RSS_PER_CONNECTION_MAX: u64 = 256;
+
+/// Kernel memory of one idle connection at the server's end, in bytes: socket, inode, file, dentry (3,829, any server
+/// pays it) and the armed multishot poll (288). Measured on Linux 6.18.
+pub const KERNEL_PER_CONNECTION: u64 = 3_829 + 288;
+
+/// Resident plus kernel bytes per idle connection at the server's end.
+pub const FOOTPRINT_PER_CONNECTION_MAX: u64 = 4_400;
+
+/// Size of a receive buffer: a 16 KiB message with its frame header, and an odd number of cache lines more so that
+/// buffers do not all start in the same cache sets.
+pub const BUFFER_BYTES: usize = 16 * 1024 + 5 * 64;
+
+/// Direct descriptors one ring can hold whatever RLIMIT_NOFILE says (`IORING_MAX_FIXED_FILES`).
+pub const RING_DESCRIPTORS_MAX: u32 = 1 << 20;
+
+/// Ordinary descriptors a reactor holds: its ring, its listener, its wake-up eventfd.
+pub const DESCRIPTORS_PER_REACTOR: u64 = 3;
+
+/// Ordinary descriptors of the process besides its reactors: standard streams, log, signals, control plane, spare.
+pub const DESCRIPTORS_BASE: u64 = 64;
+
+/// Most reactors one process starts.
+pub const REACTORS_MAX: usize = 1024;
+
+/// Smallest queues a reactor can work with; below this an ENOMEM from the kernel is an error.
+pub const FLOOR: CoreBudget =
+    CoreBudget { sq_entries: 64, cq_entries: 256, accepts_in_flight: 8, reserve_slots: 16, buffers_max: 32 };
+
+/// What one core may use. All fields are counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreBudget {
+    /// Submission queue entries: operations prepared between two enters.
+    pub sq_entries: u32,
+    /// Completion queue entries: at least twice `sq_entries`, or a full turn could overflow it.
+    pub cq_entries: u32,
+    /// Single-shot accepts kept in flight, each with its own address.
+    pub accepts_in_flight: u16,
+    /// Slots beyond `max_connections` from which a full server still answers 503.
+    pub reserve_slots: u16,
+    /// Receive buffers that may exist at once.
+    pub buffers_max: u16,
+}
+
+impl CoreBudget {
+    /// The budget of each of `reactors` cores. Queues shrink as reactors grow, so that the process total stays level.
+    ///
+    /// ```
+    /// use megasock::budget::CoreBudget;
+    /// assert!(CoreBudget::for_reactors(60).sq_entries < CoreBudget::for_reactors(2).sq_entries);
+    /// ```
+    pub const fn for_reactors(reactors: usize) -> CoreBudget {
+        match reactors {
+            0..=8 => CoreBudget {
+                sq_entries: 2048,
+                cq_entries: 8192,
+                accepts_in_flight: 64,
+                reserve_slots: 256,
+                buffers_max: 1024,
+            },
+            9..=32 => CoreBudget {
+                sq_entries: 512,
+                cq_entries: 2048,
+                accepts_in_flight: 32,
+                reserve_slots: 128,
+                buffers_max: 256,
+            },
+            _ => CoreBudget {
+                sq_entries: 256,
+                cq_entries: 1024,
+                accepts_in_flight: 16,
+                reserve_slots: 64,
+                buffers_max: 128,
+            },
+        }
+    }
+
+    /// Half the queues, for another try after ENOMEM; `None` below [`FLOOR`].
+    pub fn halved(self) -> Option<CoreBudget> {
+        (self.sq_entries > FLOOR.sq_entries).then(|| CoreBudget {
+            sq_entries: (self.sq_entries / 2).max(FLOOR.sq_entries),
+            cq_entries: (self.cq_entries / 2).max(FLOOR.cq_entries),
+            accepts_in_flight: (self.accepts_in_flight / 2).max(FLOOR.accepts_in_flight),
+            reserve_slots: (self.reserve_slots / 2).max(FLOOR.reserve_slots),
+            buffers_max: (self.buffers_max / 2).max(FLOOR.buffers_max),
+        })
+    }
+
+    /// Bytes of kernel memory the two queues take, which RLIMIT_MEMLOCK counts without CAP_IPC_LOCK: 64-byte
+    /// submission and 16-byte completion entries, a page of ring head each.
+    pub const fn locked_bytes(self) -> u64 {
+        self.sq_entries as u64 * 64 + self.cq_entries as u64 * 16 + 2 * 4096
+    }
+
+    /// Direct descriptors a reactor registers to carry `connections`.
+    pub const fn descriptors(self, connections: u32) -> u32 {
+        connections + self.reserve_slots as u32
+    }
+}
+
+/// Reactors needed for `connections` where each ring may register `descriptors_per_ring` files.
+///
+/// ```
+/// // A hard NOFILE limit of 20,000 that cannot be raised: a million still fits, in 51 rings.
+/// assert_eq!(megasock::budget::reactors_for(1_000_000, 20_000), 51);
+/// ```
+pub fn reactors_for(connections: u64, descriptors_per_ring: u64) -> usize {
+    let reserve = u64::from(CoreBudget::for_reactors(usize::MAX).reserve_slots);
+    let per_ring = descriptors_per_ring.min(u64::from(RING_DESCRIPTORS_MAX)).saturating_sub(reserve).max(1);
+    connections.div_ceil(per_ring) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_budget_is_above_the_floor_and_halves_down_to_it() {
+        for reactors in [1, 2, 8, 9, 32, 33, 60, 1024] {
+            let mut budget = CoreBudget::for_reactors(reactors);
+            assert!(budget.cq_entries >= 2 * budget.sq_entries);
+            while let Some(half) = budget.halved() {
+                assert!(half.sq_entries < budget.sq_entries);
+                budget = half;
+            }
+            assert_eq!(budget.sq_entries, FLOOR.sq_entries);
+        }
+    }
+
+    #[test]
+    fn a_million_fits_where_nofile_is_twenty_thousand() {
+        let reactors = reactors_for(TARGET_CONNECTIONS, 20_000);
+        let budget = CoreBudget::for_reactors(reactors);
+        let per_reactor = TARGET_CONNECTIONS.div_ceil(reactors as u64) as u32;
+        assert!(budget.descriptors(per_reactor) <= 20_000);
+    }
+}

@@ -1,0 +1,143 @@
+//! What a connection still has to send: an ordered queue of segments, bounded in bytes by its user.
+
+use super::{Buffer, Payload};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// A run of bytes to send, kept alive by whatever owns them. Ranges are the bytes still unsent and never empty.
+pub enum Segment {
+    /// Part of a receive buffer in which a reply was built in place.
+    Buffer(Buffer, Range<usize>),
+    /// A frame encoded once, perhaps shared with other connections.
+    Payload(Payload, Range<usize>),
+    /// Bytes that belong to this segment alone.
+    Bytes(Vec<u8>, Range<usize>),
+}
+
+impl Segment {
+    /// A whole payload.
+    pub fn payload(payload: Payload) -> Segment {
+        let len = payload.len();
+        Segment::Payload(payload, 0..len)
+    }
+
+    /// The bytes still to be sent.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Segment::Buffer(buffer, range) => &buffer[range.clone()],
+            Segment::Payload(payload, range) => &payload[range.clone()],
+            Segment::Bytes(bytes, range) => &bytes[range.clone()],
+        }
+    }
+
+    fn range_mut(&mut self) -> &mut Range<usize> {
+        match self {
+            Segment::Buffer(_, range) | Segment::Payload(_, range) | Segment::Bytes(_, range) => range,
+        }
+    }
+}
+
+/// Segments in the order they go out.
+#[derive(Default)]
+pub struct SendQueue {
+    segments: VecDeque<Segment>,
+    bytes: usize,
+}
+
+impl SendQueue {
+    /// Appends a segment; one without bytes is dropped.
+    pub fn push(&mut self, segment: Segment) {
+        let len = segment.bytes().len();
+        if len > 0 {
+            self.bytes += len;
+            self.segments.push_back(segment);
+        }
+    }
+
+    /// Unsent bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True when nothing is left to send.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Segments in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// Number of segments.
+    pub fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Takes the only segment out, if there is exactly one.
+    pub fn take_single(&mut self) -> Option<Segment> {
+        if self.segments.len() != 1 {
+            return None;
+        }
+        self.bytes = 0;
+        self.segments.pop_front()
+    }
+
+    /// Drops the first `sent` bytes; what is fully sent is released.
+    pub fn advance(&mut self, mut sent: usize) {
+        debug_assert!(sent <= self.bytes, "the kernel sent more than it was given");
+        self.bytes -= sent.min(self.bytes);
+        while let Some(front) = self.segments.front_mut() {
+            let range = front.range_mut();
+            if sent < range.len() {
+                range.start += sent;
+                return;
+            }
+            sent -= range.len();
+            self.segments.pop_front();
+        }
+    }
+
+    /// Moves all of `other` behind what is here.
+    pub fn append(&mut self, other: &mut SendQueue) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.segments.append(&mut other.segments);
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.bytes = 0;
+        self.segments.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_short_sends_give_the_same_bytes(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..9),
+            sends in prop::collection::vec(1usize..7, 1..99),
+        ) {
+            let mut queue = SendQueue::default();
+            for chunk in &chunks {
+                queue.push(Segment::Bytes(chunk.clone(), 0..chunk.len()));
+            }
+            let expected: Vec<u8> = chunks.concat();
+            let mut seen = Vec::new();
+            for send in sends.into_iter().cycle() {
+                prop_assert_eq!(queue.bytes(), expected.len() - seen.len());
+                let all: Vec<u8> = queue.iter().flat_map(|s| s.bytes().iter().copied()).collect();
+                let now = send.min(all.len());
+                seen.extend_from_slice(&all[..now]);
+                queue.advance(now);
+                if queue.is_empty() { break; }
+            }
+            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(queue.bytes(), 0);
+        }
+    }
+}

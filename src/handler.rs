@@ -1,0 +1,1 @@
+//! What an application implements, and what it may do to connections.

@@ -1,0 +1,5 @@
+//! A WebSocket server and library that holds a million connections on one Linux box.
+pub mod budget;
+pub mod buf;
+pub mod sys;
+pub use buf::Payload;
