@@ -30,6 +30,11 @@ impl Segment {
         }
     }
 
+    /// Drops the first `sent` bytes.
+    pub fn advance(&mut self, sent: usize) {
+        self.range_mut().start += sent;
+    }
+
     fn range_mut(&mut self) -> &mut Range<usize> {
         match self {
             Segment::Buffer(_, range) | Segment::Payload(_, range) | Segment::Bytes(_, range) => range,

@@ -6,8 +6,7 @@
 //!
 //! Not a stable interface: public for `bench/c1m`, which parks its connections exactly as the server does.
 
-pub mod host;
-pub mod probe;
+mod enter;
 pub mod socket;
 pub mod uring;
 pub mod wake;

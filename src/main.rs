@@ -1,0 +1,2 @@
+//! The megasock server.
+fn main() {}
