@@ -1,0 +1,189 @@
+//! How connections end: wire codes (RFC 6455 §7.4), the body of a Close frame, and the one table of close reasons.
+//!
+//! A *close code* is the wire's number, a [`CloseReason`] is ours: every ending has exactly one, and its name is the
+//! metric label, the log key and the row in the documentation. [`Violation`] says which rule a peer broke.
+
+use super::frame::{CONTROL_BYTES_MAX, Opcode, encode_header};
+use std::fmt;
+
+/// The close codes this project names (RFC 6455 §7.4.1 and the IANA registry).
+pub mod code {
+    /// The purpose of the connection is fulfilled.
+    pub const NORMAL: u16 = 1000;
+    /// The endpoint goes away: a server stops, a browser leaves the page.
+    pub const GOING_AWAY: u16 = 1001;
+    /// The peer broke the protocol.
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A kind of data that is not accepted.
+    pub const UNSUPPORTED_DATA: u16 = 1003;
+    /// Data that does not fit its type, such as text that is not UTF-8.
+    pub const INVALID_PAYLOAD: u16 = 1007;
+    /// A policy is violated and no other code fits.
+    pub const POLICY: u16 = 1008;
+    /// A message is too big.
+    pub const TOO_BIG: u16 = 1009;
+    /// The server failed.
+    pub const INTERNAL_ERROR: u16 = 1011;
+    /// The server is overloaded (or the client too slow for it): try again later.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
+}
+
+/// Whether a code may appear in a Close frame (§7.4): registered 1000-1003 and 1007-1014, or 3000-4999.
+///
+/// 1004 is reserved; 1005, 1006 and 1015 are for local use only.
+pub const fn is_valid(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// Reads the payload of a Close frame: `None` when it is empty, else the code and the reason (§5.5.1).
+pub fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
+    let Some((code, reason)) = body.split_first_chunk() else {
+        return if body.is_empty() { Ok(None) } else { Err(Violation::CloseBody) };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !is_valid(code) {
+        return Err(Violation::CloseCode);
+    }
+    let reason = simdutf8::basic::from_utf8(reason).map_err(|_| Violation::InvalidUtf8)?;
+    Ok(Some((code, reason)))
+}
+
+/// A server's Close frame. Without a code the body is empty and `reason` is not sent; a reason beyond 123 bytes is
+/// cut at a character.
+///
+/// ```
+/// use megasock::proto::close::encode;
+/// assert_eq!(encode(Some(1000), "bye"), b"\x88\x05\x03\xe8bye");
+/// assert_eq!(encode(None, ""), b"\x88\x00");
+/// ```
+pub fn encode(code: Option<u16>, reason: &str) -> Vec<u8> {
+    let code_bytes = code.map(u16::to_be_bytes);
+    let code_bytes = code_bytes.as_ref().map_or(&[][..], |bytes| bytes);
+    let mut reason_len = if code.is_some() { reason.len().min(CONTROL_BYTES_MAX - 2) } else { 0 };
+    while !reason.is_char_boundary(reason_len) {
+        reason_len -= 1;
+    }
+    let (header, header_len) = encode_header(Opcode::Close, code_bytes.len() + reason_len);
+    [&header[..header_len], code_bytes, &reason.as_bytes()[..reason_len]].concat()
+}
+
+macro_rules! close_reasons {
+    ($($variant:ident $name:literal $code:expr, $doc:literal;)*) => {
+        /// Why a connection ended. The table for metrics, logs and documentation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum CloseReason {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl CloseReason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: [CloseReason; [$($name),*].len()] = [$(CloseReason::$variant),*];
+
+            /// The name in metrics, logs and documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(CloseReason::$variant => $name,)* }
+            }
+
+            /// The close code the server sends; `None` when it sends no Close frame or one with another's code.
+            pub const fn code(self) -> Option<u16> {
+                match self { $(CloseReason::$variant => $code,)* }
+            }
+
+            /// One line for the documentation.
+            pub const fn doc(self) -> &'static str {
+                match self { $(CloseReason::$variant => $doc,)* }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    ClientClosed "client_closed" None, "The client sent Close; its code is echoed.";
+    PeerEof "peer_eof" None, "The client ended the TCP connection without a Close frame.";
+    PeerReset "peer_reset" None, "The client's TCP connection was reset.";
+    HandshakeTimeout "handshake_timeout" None, "No complete request within the handshake deadline.";
+    HandshakeRefused "handshake_refused" None, "The request was answered with something other than an upgrade.";
+    HeartbeatTimeout "heartbeat_timeout" None, "A ping was not answered; TCP is ended without a frame.";
+    IdleTimeout "idle_timeout" Some(code::GOING_AWAY), "Nothing but pongs for the idle timeout.";
+    MessageDeadline "message_deadline" Some(code::POLICY), "A message was not finished in time.";
+    ProtocolError "protocol_error" Some(code::PROTOCOL_ERROR), "The client broke RFC 6455.";
+    UnsupportedData "unsupported_data" Some(code::UNSUPPORTED_DATA), "A kind of message the handler refuses.";
+    InvalidPayload "invalid_payload" Some(code::INVALID_PAYLOAD), "Text, or a close reason, is not UTF-8.";
+    MessageTooBig "message_too_big" Some(code::TOO_BIG), "A message is over the size limit.";
+    TooManyFragments "too_many_fragments" Some(code::POLICY), "A message has more frames than the limit.";
+    SlowConsumer "slow_consumer" Some(code::TRY_AGAIN_LATER), "The client reads too slowly and its queue is full.";
+    ServerShutdown "server_shutdown" Some(code::GOING_AWAY), "The server stops.";
+    CloseTimeout "close_timeout" None, "The closing handshake was not finished in time.";
+    HandlerClosed "handler_closed" None, "The application closed the connection, with its own code.";
+    SendFailed "send_failed" None, "The kernel refused a send for a reason other than a reset.";
+    InternalError "internal_error" Some(code::INTERNAL_ERROR), "The server failed.";
+}
+
+/// The rule a peer broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// An RSV bit without an extension that defines it (§5.2).
+    ReservedBits,
+    /// An opcode without meaning (§5.2).
+    ReservedOpcode,
+    /// A client's frame without a mask (§5.1).
+    Unmasked,
+    /// A server's frame with a mask (§5.1).
+    Masked,
+    /// A control frame without FIN (§5.5).
+    FragmentedControl,
+    /// A control frame with more than 125 bytes (§5.5).
+    OversizedControl,
+    /// A length that is not minimal or has its top bit set (§5.2).
+    InvalidLength,
+    /// A continuation without a message to continue (§5.4).
+    OrphanContinuation,
+    /// A new message inside a fragmented one (§5.4).
+    InterleavedMessage,
+    /// A Close body of one byte (§5.5.1).
+    CloseBody,
+    /// A close code that may not be sent (§7.4).
+    CloseCode,
+    /// Text or a close reason that is not UTF-8 (§8.1).
+    InvalidUtf8,
+    /// A message over the size limit (§10.4).
+    MessageTooBig,
+    /// A message of more frames than the limit (§10.4).
+    TooManyFragments,
+}
+
+impl Violation {
+    /// The reason to end the connection with.
+    pub const fn reason(self) -> CloseReason {
+        match self {
+            Violation::InvalidUtf8 => CloseReason::InvalidPayload,
+            Violation::MessageTooBig => CloseReason::MessageTooBig,
+            Violation::TooManyFragments => CloseReason::TooManyFragments,
+            _ => CloseReason::ProtocolError,
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Violation::ReservedBits => "a reserved bit is set",
+            Violation::ReservedOpcode => "a reserved opcode",
+            Violation::Unmasked => "a client's frame is not masked",
+            Violation::Masked => "a server's frame is masked",
+            Violation::FragmentedControl => "a control frame is fragmented",
+            Violation::OversizedControl => "a control frame is longer than 125 bytes",
+            Violation::InvalidLength => "a frame length is not minimal or has its top bit set",
+            Violation::OrphanContinuation => "a continuation without a message",
+            Violation::InterleavedMessage => "a new message inside a fragmented one",
+            Violation::CloseBody => "a close body of one byte",
+            Violation::CloseCode => "a close code that may not be sent",
+            Violation::InvalidUtf8 => "text is not UTF-8",
+            Violation::MessageTooBig => "a message is too big",
+            Violation::TooManyFragments => "a message has too many fragments",
+        })
+    }
+}
+
+impl std::error::Error for Violation {}
