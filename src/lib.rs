@@ -1,6 +1,6 @@
 //! A WebSocket server and library that holds a million connections on one Linux box.
 pub mod budget;
 pub mod buf;
-pub mod proto;
+pub mod ds;
 pub mod sys;
 pub use buf::Payload;
