@@ -1,0 +1,115 @@
+//! HTTP responses other than 101: refusals and the few small pages the public listener has.
+//!
+//! Every response ends its connection, so `Connection: close` is always there and whatever the client sent after its
+//! request is discarded. No byte of a request is ever echoed (RFC 6455 §10.3).
+
+/// Seconds after which a client refused for load may try again, unless the caller knows better.
+const RETRY_AFTER_S: &str = "5";
+
+macro_rules! statuses {
+    ($($variant:ident $code:literal $phrase:literal;)*) => {
+        /// The statuses this server answers with.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        pub enum Status {
+            $(#[doc = $phrase] $variant = $code,)*
+        }
+
+        impl Status {
+            /// Every status, in the order of their codes.
+            pub const ALL: [Status; [$($code),*].len()] = [$(Status::$variant),*];
+
+            /// The number.
+            pub const fn code(self) -> u16 {
+                self as u16
+            }
+
+            /// The phrase on the status line (RFC 9110 §15).
+            pub const fn phrase(self) -> &'static str {
+                match self { $(Status::$variant => $phrase,)* }
+            }
+        }
+    };
+}
+
+statuses! {
+    Ok 200 "OK";
+    BadRequest 400 "Bad Request";
+    Unauthorized 401 "Unauthorized";
+    Forbidden 403 "Forbidden";
+    NotFound 404 "Not Found";
+    MethodNotAllowed 405 "Method Not Allowed";
+    RequestTimeout 408 "Request Timeout";
+    UriTooLong 414 "URI Too Long";
+    UpgradeRequired 426 "Upgrade Required";
+    TooManyRequests 429 "Too Many Requests";
+    HeadTooLarge 431 "Request Header Fields Too Large";
+    InternalError 500 "Internal Server Error";
+    Unavailable 503 "Service Unavailable";
+    VersionNotSupported 505 "HTTP Version Not Supported";
+}
+
+/// A whole response. 429 and 503 get a `Retry-After` unless `headers` has one.
+///
+/// Names and values in `headers` are the server's own: they are not checked.
+///
+/// ```
+/// use megasock::proto::response::{Status, encode};
+/// let bytes = encode(Status::Ok, "text/plain", &[], b"ok");
+/// assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && bytes.ends_with(b"\r\n\r\nok"));
+/// ```
+pub fn encode(status: Status, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+        status.code(),
+        status.phrase(),
+        body.len(),
+    );
+    let busy = matches!(status, Status::TooManyRequests | Status::Unavailable);
+    let own_delay = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+    let delay = (busy && !own_delay).then_some(("Retry-After", RETRY_AFTER_S));
+    for (name, value) in headers.iter().copied().chain(delay) {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head.push_str("\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// A refusal whose body is one line of text for the person who reads it.
+pub fn refuse(status: Status, headers: &[(&str, &str)], line: &str) -> Vec<u8> {
+    encode(status, "text/plain; charset=utf-8", headers, format!("{line}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(status: Status, headers: &[(&str, &str)]) -> String {
+        String::from_utf8(encode(status, "text/plain", headers, b"body")).unwrap()
+    }
+
+    #[test]
+    fn every_response_closes_and_says_its_length() {
+        for status in Status::ALL {
+            let response = text(status, &[]);
+            assert!(response.starts_with(&format!("HTTP/1.1 {} {}\r\n", status.code(), status.phrase())));
+            assert!(response.contains("\r\nConnection: close\r\n"));
+            assert!(response.contains("\r\nContent-Length: 4\r\n"));
+            assert!(response.ends_with("\r\n\r\nbody"));
+        }
+    }
+
+    #[test]
+    fn only_refusals_for_load_say_when_to_retry() {
+        let with_delay: Vec<u16> = Status::ALL
+            .into_iter()
+            .filter(|s| text(*s, &[]).contains("Retry-After: "))
+            .map(Status::code)
+            .collect();
+        assert_eq!(with_delay, [429, 503]);
+        assert_eq!(
+            text(Status::Unavailable, &[("retry-after", "60")]).to_lowercase().matches("retry-after").count(),
+            1
+        );
+    }
+}
