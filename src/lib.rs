@@ -2,5 +2,6 @@
 pub mod budget;
 pub mod buf;
 pub mod ds;
+pub mod proto;
 pub mod sys;
 pub use buf::Payload;
