@@ -92,3 +92,35 @@ pub fn parse_upgrade_response(bytes: &[u8]) -> Result<Option<UpgradeResponse>, N
         has_extensions: value("sec-websocket-extensions").is_some(),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_read_when_its_head_is_complete() {
+        let bytes = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\r\nbusy";
+        let consumed = bytes.len() - 4;
+        for end in 0..consumed {
+            assert_eq!(parse_upgrade_response(&bytes[..end]), Ok(None), "{end} bytes");
+        }
+        let refused = UpgradeResponse { status: 503, consumed, accept: None, has_extensions: false };
+        assert_eq!(parse_upgrade_response(bytes), Ok(Some(refused)));
+        assert_eq!(parse_upgrade_response(b"\x88\x02"), Err(NotHttp));
+    }
+
+    #[test]
+    fn an_extension_and_a_misshapen_accept_are_noticed() {
+        let bytes = b"HTTP/1.1 101 X\r\nsec-websocket-accept: short\r\nSEC-WEBSOCKET-EXTENSIONS: x\r\n\r\n";
+        let response = parse_upgrade_response(bytes).unwrap().unwrap();
+        assert_eq!((response.accept, response.has_extensions), (None, true));
+    }
+
+    #[test]
+    fn a_fragment_is_masked_and_has_no_fin() {
+        let mut out = vec![0xEE];
+        encode_masked_fragment(&mut out, false, Opcode::Binary, [1, 2, 3, 4], &[0; 130]);
+        assert_eq!(out[..9], [0xEE, 0x02, 0xFE, 0, 130, 1, 2, 3, 4]);
+        assert_eq!(out[9..], [1, 2, 3, 4].repeat(33)[..130]);
+    }
+}

@@ -187,3 +187,60 @@ impl fmt::Display for Violation {
 }
 
 impl std::error::Error for Violation {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn body(code: u16, reason: &[u8]) -> Vec<u8> {
+        [&code.to_be_bytes(), reason].concat()
+    }
+
+    #[test]
+    fn the_codes_of_section_7_4_and_no_others() {
+        let valid: Vec<u16> = (0..=u16::MAX).filter(|code| is_valid(*code)).collect();
+        let registered = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014];
+        assert_eq!(valid, registered.into_iter().chain(3000..=4999).collect::<Vec<u16>>());
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
+            assert_eq!(parse_body(&body(code, b"x")), Err(Violation::CloseCode), "{code}");
+        }
+        assert_eq!(Violation::CloseCode.reason().code(), Some(1002));
+    }
+
+    #[test]
+    fn a_body_is_empty_or_a_code_and_utf8() {
+        assert_eq!(parse_body(b""), Ok(None));
+        assert_eq!(parse_body(b"\x03"), Err(Violation::CloseBody)); // §5.5.1
+        assert_eq!(Violation::CloseBody.reason().code(), Some(1002));
+        assert_eq!(parse_body(&body(1000, b"")), Ok(Some((1000, ""))));
+        assert_eq!(parse_body(&body(4999, "gr\u{fc}n".as_bytes())), Ok(Some((4999, "gr\u{fc}n"))));
+        assert_eq!(parse_body(&body(1000, b"\xED\xA0\x80")), Err(Violation::InvalidUtf8)); // §8.1
+        assert_eq!(Violation::InvalidUtf8.reason().code(), Some(1007));
+    }
+
+    #[test]
+    fn an_encoded_frame_reads_back_and_is_never_one_byte() {
+        let long = "\u{20ac}".repeat(50); // 150 bytes: cut to 41 whole characters
+        for (code, reason) in [(None, "dropped"), (Some(1001), ""), (Some(1013), "slow"), (Some(4000), &long)]
+        {
+            let frame = encode(code, reason);
+            assert_eq!(frame[0], 0x88);
+            assert_eq!(usize::from(frame[1]), frame.len() - 2);
+            let kept = &reason[..reason.len().min(123)];
+            assert_eq!(parse_body(&frame[2..]), Ok(code.map(|code| (code, kept))));
+        }
+    }
+
+    #[test]
+    fn the_table_of_reasons_is_sound() {
+        let names: HashSet<&str> = CloseReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), CloseReason::ALL.len());
+        for (number, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert!(reason.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+            assert!(reason.code().is_none_or(is_valid), "{reason:?}");
+            assert!(reason.doc().ends_with('.'));
+        }
+    }
+}

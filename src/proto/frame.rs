@@ -174,3 +174,86 @@ pub fn encode_header(opcode: Opcode, payload_len: usize) -> ([u8; HEADER_BYTES_M
     }
     (header, header_len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::client::decode_server_header;
+
+    #[test]
+    fn each_rule_is_judged_at_its_byte() {
+        // The frame up to and with the first byte that breaks the rule; everything before it must still be fine.
+        let rows: &[(&[u8], Violation)] = &[
+            (&[0xC1], Violation::ReservedBits), // §5.2 RSV1, 2, 3
+            (&[0xA1], Violation::ReservedBits),
+            (&[0x91], Violation::ReservedBits),
+            (&[0xC9], Violation::ReservedBits),   // on a control frame
+            (&[0x40], Violation::ReservedBits),   // on a continuation
+            (&[0x83], Violation::ReservedOpcode), // §5.2 opcodes 3-7 and B-F
+            (&[0x87], Violation::ReservedOpcode),
+            (&[0x8B], Violation::ReservedOpcode),
+            (&[0x8F], Violation::ReservedOpcode),
+            (&[0x09], Violation::FragmentedControl), // §5.5
+            (&[0x08], Violation::FragmentedControl),
+            (&[0x81, 0x05], Violation::Unmasked), // §5.1
+            (&[0x88, 0x00], Violation::Unmasked),
+            (&[0x89, 0xFE], Violation::OversizedControl), // §5.5
+            (&[0x88, 0xFF], Violation::OversizedControl),
+            (&[0x82, 0xFE, 0, 125], Violation::InvalidLength), // §5.2 minimal
+            (&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], Violation::InvalidLength),
+            (&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], Violation::InvalidLength), // §5.2 top bit
+            (&[0x82, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], Violation::InvalidLength),
+        ];
+        for (bytes, violation) in rows {
+            assert_eq!(decode(bytes), Err(*violation), "{bytes:02X?}");
+            assert_eq!(decode(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:02X?} without its last byte");
+            assert_eq!(violation.reason().code(), Some(1002), "{bytes:02X?}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_and_largest_of_each_length_form() {
+        let rows: &[(&[u8], u64, usize)] = &[
+            (&[0x80], 0, 6),
+            (&[0xFD], 125, 6),
+            (&[0xFE, 0, 126], 126, 8),
+            (&[0xFE, 0xFF, 0xFF], 0xFFFF, 8),
+            (&[0xFF, 0, 0, 0, 0, 0, 1, 0, 0], 0x1_0000, 14),
+            (&[0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], u64::MAX >> 1, 14),
+        ];
+        for (length, payload_len, header_len) in rows {
+            let bytes = [&[0x02], *length, &[9, 8, 7, 6]].concat();
+            let header = Header {
+                fin: false,
+                opcode: Opcode::Binary,
+                key: [9, 8, 7, 6],
+                header_len: *header_len,
+                payload_len: *payload_len,
+            };
+            assert_eq!(decode(&bytes), Ok(Some(header)));
+            for end in 0..bytes.len() {
+                assert_eq!(decode(&bytes[..end]), Ok(None), "{payload_len} cut at {end}");
+            }
+        }
+    }
+
+    /// A lenient peer would not notice these: a mask or RSV bits in a server's frame, a length that is not minimal.
+    #[test]
+    fn a_server_header_has_no_mask_no_rsv_and_the_shortest_length() {
+        for opcode in [Opcode::Text, Opcode::Binary, Opcode::Close, Opcode::Ping, Opcode::Pong] {
+            for payload_len in [0, 1, 125, 126, 0xFFFF, 0x1_0000, 1 << 33] {
+                if opcode.is_control() && payload_len > CONTROL_BYTES_MAX {
+                    continue;
+                }
+                let (header, header_len) = encode_header(opcode, payload_len);
+                assert_eq!(header[0], 0x80 | opcode as u8);
+                assert_eq!(header[1] & 0x80, 0);
+                let decoded = decode_server_header(&header[..header_len]).unwrap().unwrap();
+                let expected =
+                    Header { fin: true, opcode, key: [0; 4], header_len, payload_len: payload_len as u64 };
+                assert_eq!(decoded, expected);
+            }
+        }
+        assert_eq!(decode_server_header(&[0x81, 0x81]), Err(Violation::Masked));
+    }
+}

@@ -200,3 +200,142 @@ fn is_plain_path(path: &str) -> bool {
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: &str = "GET / HTTP/1.1\r\nHost: a\r\n";
+
+    /// What a server answers when the bytes come in pieces of this length: a refusal, or the parsed head.
+    fn receive(bytes: &[u8], piece_len: usize) -> Option<Result<Head<'_>, Status>> {
+        let mut received = 0;
+        while received < bytes.len() {
+            let from = received;
+            received = bytes.len().min(received + piece_len);
+            if let Some(end) = find_end(&bytes[..received], from) {
+                return Some(parse(&bytes[..end]));
+            }
+            if let Err(status) = refuse_early(&bytes[..received], from) {
+                return Some(Err(status));
+            }
+        }
+        None
+    }
+
+    fn status(bytes: &[u8], piece_len: usize) -> Option<Status> {
+        receive(bytes, piece_len).map(|outcome| outcome.err().unwrap_or(Status::Ok))
+    }
+
+    #[test]
+    fn hostile_heads_get_their_status_however_they_are_cut() {
+        let with = |lines: &str| format!("{START}{lines}\r\n").into_bytes();
+        let request = |line: &str| format!("{line}\r\nHost: a\r\n\r\n").into_bytes();
+        let target = |len: usize| request(&format!("GET /{} HTTP/1.1", "a".repeat(len - 1)));
+        let rows: Vec<(&str, Vec<u8>, Status)> = vec![
+            ("a plain one", with(""), Status::Ok),
+            ("100 headers", with(&"A: b\r\n".repeat(99)), Status::Ok),
+            ("101 headers", with(&"A: b\r\n".repeat(100)), Status::HeadTooLarge),
+            ("exactly 16 KiB", with(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX - 32))), Status::Ok),
+            (
+                "a byte more",
+                with(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX - 31))),
+                Status::HeadTooLarge,
+            ),
+            ("a target of 8 KiB", target(TARGET_BYTES_MAX), Status::Ok),
+            ("a byte more", target(TARGET_BYTES_MAX + 1), Status::UriTooLong),
+            ("a target of 20 KB", target(20_000), Status::UriTooLong),
+            ("no Host", b"GET / HTTP/1.1\r\nA: b\r\n\r\n".to_vec(), Status::BadRequest),
+            ("two Hosts", with("host: b\r\n"), Status::BadRequest),
+            ("a bare LF in a header", with("A: b\nC: d\r\n"), Status::BadRequest),
+            ("bare LFs only", b"GET / HTTP/1.1\nHost: a\n\n".to_vec(), Status::BadRequest),
+            ("a bare CR", with("A: b\rC: d\r\n"), Status::BadRequest),
+            ("a NUL", with("A: b\0\r\n"), Status::BadRequest),
+            ("another control byte", with("A: b\x01\r\n"), Status::BadRequest),
+            ("obs-fold", with("A: b\r\n c\r\n"), Status::BadRequest),
+            ("a space before the colon", with("A : b\r\n"), Status::BadRequest),
+            ("a header without a name", with(": b\r\n"), Status::BadRequest),
+            ("a header without a colon", with("A\r\n"), Status::BadRequest),
+            ("HTTP/1.0", request("GET / HTTP/1.0"), Status::VersionNotSupported),
+            ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), Status::VersionNotSupported),
+            ("no version", request("GET /"), Status::BadRequest),
+            ("another protocol", request("GET / FTP/1.1"), Status::BadRequest),
+            ("an empty first line", b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), Status::BadRequest),
+            ("no method", request(" / HTTP/1.1"), Status::BadRequest),
+            ("a method of 18 letters", request("ABCDEFGHIJKLMNOPQR / HTTP/1.1"), Status::BadRequest),
+            ("two spaces", request("GET  / HTTP/1.1"), Status::BadRequest),
+            ("a dot-dot segment", request("GET /a/../b HTTP/1.1"), Status::BadRequest),
+            ("a last dot-dot segment", request("GET /a/.. HTTP/1.1"), Status::BadRequest),
+            ("dots that are no segment", request("GET /a..b/...?../ HTTP/1.1"), Status::Ok),
+            ("encoded dots", request("GET /%2E%2e/b HTTP/1.1"), Status::BadRequest),
+            ("an encoded NUL", request("GET /a%00 HTTP/1.1"), Status::BadRequest),
+            ("an encoded line end", request("GET /a%0d%0aB:c HTTP/1.1"), Status::BadRequest),
+            ("an encoded slash", request("GET /a%2Fb HTTP/1.1"), Status::BadRequest),
+            ("an encoded slash, small", request("GET /a%2fb HTTP/1.1"), Status::BadRequest),
+            ("an encoded backslash", request("GET /a%5cb HTTP/1.1"), Status::BadRequest),
+            ("a backslash", request("GET /a\\b HTTP/1.1"), Status::BadRequest),
+            ("an escape cut off", request("GET /a%2 HTTP/1.1"), Status::BadRequest),
+            ("an escape of no digits", request("GET /a%+1 HTTP/1.1"), Status::BadRequest),
+            ("an encoded space and letter", request("GET /a%20%C3%BC HTTP/1.1"), Status::Ok),
+            ("an encoded slash in the query", request("GET /a?b=%2F%00 HTTP/1.1"), Status::Ok),
+            ("a letter that is not ASCII", request("GET /\u{fc} HTTP/1.1"), Status::BadRequest),
+            ("a fragment", request("GET /a#b HTTP/1.1"), Status::BadRequest),
+            ("a target that is no path", request("GET a HTTP/1.1"), Status::BadRequest),
+            ("a whole URI", request("GET http://A/b HTTP/1.1"), Status::Ok),
+            ("a URI of another host", request("GET http://b/ HTTP/1.1"), Status::BadRequest),
+            ("a URI of another scheme", request("GET file://a/b HTTP/1.1"), Status::BadRequest),
+            ("a URI with dot-dot", request("GET http://a/../b HTTP/1.1"), Status::BadRequest),
+        ];
+        for (name, bytes, expected) in &rows {
+            for piece_len in [1, 2, 3, 7, 1000, 16_384, usize::MAX / 2] {
+                assert_eq!(status(bytes, piece_len), Some(*expected), "{name} in pieces of {piece_len}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_become_a_request_is_refused_before_its_end() {
+        let rows: [(&[u8], Status); 7] = [
+            (b"\x16", Status::BadRequest),            // a TLS hello
+            (b"\x81", Status::BadRequest),            // a frame
+            (b"GET\t", Status::BadRequest),           // no space after the method
+            (b"hello world\r\n", Status::BadRequest), // a line, but no request line
+            (b"GET / HTTP/1.0\r\n", Status::VersionNotSupported),
+            (b"GET / HTTP/1.1\r\nA: \0", Status::BadRequest),
+            (b"GET / HTTP/1.1\r\nA: b\n", Status::BadRequest),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(status(bytes, 1), Some(expected), "{bytes:?}");
+            assert_eq!(status(&bytes[..bytes.len() - 1], 1), None, "{bytes:?} without its last byte");
+        }
+        let long_target = [b"GET /", &[b'a'; TARGET_BYTES_MAX][..]].concat();
+        assert_eq!(status(&long_target, 100), Some(Status::UriTooLong));
+        assert_eq!(status(&long_target[1..], 100), None, "the method's length does not count");
+        let long_head = [START.as_bytes(), b"A: ", &[b'b'; HEAD_BYTES_MAX][..]].concat();
+        assert_eq!(status(&long_head[..HEAD_BYTES_MAX], 100), Some(Status::HeadTooLarge));
+        assert_eq!(status(&long_head[..HEAD_BYTES_MAX - 1], 100), None);
+    }
+
+    #[test]
+    fn the_end_is_found_at_any_cut_and_searched_bytes_are_not_searched_again() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x81\x80";
+        for from in 0..27 {
+            assert_eq!(find_end(bytes, from), Some(27), "{from} bytes searched before");
+            assert_eq!(find_end(&bytes[..26], from), None);
+        }
+        assert_eq!(find_end(bytes, 27), None, "an end lying wholly in searched bytes is not looked for");
+        assert_eq!(find_end(b"", 4), None);
+    }
+
+    #[test]
+    fn a_head_reads_back() {
+        let head = parse(b"GET /ws?a=1?b HTTP/1.1\r\nHost: a\r\nX-A: b, c\r\nx-a:  d,,\r\nRaw: \xFC\r\n\r\n")
+            .unwrap();
+        assert_eq!((head.method, head.path, head.query), ("GET", "/ws", Some("a=1?b")));
+        assert_eq!(head.header("x-A"), Some("b, c"));
+        assert_eq!(head.list("X-A").collect::<Vec<_>>(), [b"b", b"c", b"d"]);
+        assert_eq!((head.header("raw"), head.values("raw").next()), (None, Some(&b"\xFC"[..])));
+        assert_eq!(head.headers().count(), 4);
+        assert_eq!(parse(START.replace("\r\nHost", "\r\nNost").as_bytes()).err(), Some(Status::BadRequest));
+    }
+}

@@ -446,3 +446,6 @@ impl Spill {
         control(&header, &self.partial[header.header_len..end]).map(Partial::Control)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,131 @@ pub fn accept_response(accept: &[u8; 28], subprotocol: Option<&str>) -> Vec<u8> 
     response.extend(b"\r\n");
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::client::{UpgradeResponse, parse_upgrade_response, upgrade_request};
+    use crate::proto::head::parse;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    /// The verdict on a good request with one text in it replaced.
+    fn verdict(from: &str, to: &str) -> Result<Upgrade, Refusal> {
+        let good = String::from_utf8(upgrade_request("example", "/echo", KEY)).unwrap();
+        assert!(good.contains(from), "{from:?} is in the request");
+        let bytes = good.replace(from, to).into_bytes();
+        check(&parse(&bytes).expect("the head itself is sound"))
+    }
+
+    #[test]
+    fn hostile_handshakes() {
+        let key_line = format!("Sec-WebSocket-Key: {KEY}\r\n");
+        let add = |line: &str| format!("{line}\r\n{key_line}");
+        let rows = [
+            ("GET", "POST", Refusal::Method),
+            ("GET", "get", Refusal::Method), // methods are case-sensitive
+            ("GET", "HEAD", Refusal::Method),
+            (&key_line, "", Refusal::Key),
+            (&key_line, &key_line.repeat(2), Refusal::Duplicate),
+            (KEY, "", Refusal::Key),
+            (KEY, "dGhlIHNhbXBsZSBub25jZ", Refusal::Key),
+            (KEY, "dGhlIHNhbXBsZSBub25j", Refusal::Key), // 15 bytes
+            (KEY, "dGhlIHNhbXBsZSBub25jZWU=", Refusal::Key), // 17 bytes
+            (KEY, "dGhlIHNhbXBsZSBub25jZWVl", Refusal::Key), // 18 bytes
+            (KEY, "dGhlIHNhbXBsZSBub25jZQ=A", Refusal::Key),
+            (KEY, "!!!!!!!!!!!!!!!!!!!!!!==", Refusal::Key),
+            ("Version: 13", "Version: 7", Refusal::Version),
+            ("Version: 13", "Version: 8", Refusal::Version),
+            ("Version: 13", "Version: 99", Refusal::Version),
+            ("Version: 13", "Version: 013", Refusal::Version),
+            ("Version: 13", "Version: 13, 8", Refusal::Version),
+            ("Sec-WebSocket-Version: 13\r\n", "", Refusal::Version),
+            (&key_line, &add("Sec-WebSocket-Version: 13"), Refusal::Duplicate),
+            (&key_line, &add("Origin: http://a\r\nOrigin: http://b"), Refusal::Duplicate),
+            ("Upgrade: websocket", "Upgrade: h2c", Refusal::NotWebSocket),
+            ("Upgrade: websocket", "Upgrade: websockets", Refusal::NotWebSocket),
+            ("Upgrade: websocket\r\n", "", Refusal::NotWebSocket),
+            ("Connection: Upgrade", "Connection: keep-alive", Refusal::NoConnection),
+            ("Connection: Upgrade\r\n", "", Refusal::NoConnection),
+            (&key_line, &add("Content-Length: 1"), Refusal::Body),
+            (&key_line, &add("Content-Length: 0\r\nContent-Length: 5"), Refusal::Body),
+            (&key_line, &add("Content-Length: 0, 0"), Refusal::Body),
+            (&key_line, &add("Transfer-Encoding: chunked"), Refusal::Body),
+            (&key_line, &add("Content-Length: 0\r\nTransfer-Encoding: identity"), Refusal::Body),
+        ];
+        for (from, to, refusal) in rows {
+            assert_eq!(verdict(from, to), Err(refusal), "{from:?} becomes {to:?}");
+        }
+    }
+
+    #[test]
+    fn harmless_variations_are_accepted() {
+        let key_line = format!("Sec-WebSocket-Key: {KEY}\r\n");
+        let add = |line: &str| format!("{line}\r\n{key_line}");
+        let offers = "permessage-deflate; client_max_window_bits=99; constructor; constructor, ".repeat(100);
+        let accept = *b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        let rows = [
+            (KEY, KEY),
+            ("Upgrade: websocket", "uPGRADE: h2c, WebSocket"),
+            ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: foo,upgrade"),
+            (&key_line, &add("Content-Length: 0")),
+            (&key_line, &add(&format!("Sec-WebSocket-Extensions: {offers}"))), // declined by silence
+        ];
+        for (from, to) in rows {
+            assert_eq!(verdict(from, to), Ok(Upgrade { accept }), "{to:?}");
+        }
+        // Unused bits of the last character that are not zero.
+        assert_eq!(verdict(KEY, "dGhlIHNhbXBsZSBub25jZR==").map(|u| u.accept == accept), Ok(false));
+    }
+
+    #[test]
+    fn refusals_say_what_would_be_right_and_repeat_nothing() {
+        let rows = [
+            (Refusal::Method, 405, "Allow: GET\r\n"),
+            (Refusal::Body, 400, ""),
+            (Refusal::Duplicate, 400, ""),
+            (Refusal::NotWebSocket, 426, "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"),
+            (Refusal::NoConnection, 400, ""),
+            (Refusal::Version, 426, "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"),
+            (Refusal::Key, 400, ""),
+        ];
+        for (refusal, code, headers) in rows {
+            let response = String::from_utf8(refusal.response()).unwrap();
+            assert!(response.starts_with(&format!("HTTP/1.1 {code} ")), "{response}");
+            assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
+            assert!(response.contains(headers), "{response}");
+        }
+    }
+
+    /// A lenient peer would not notice a wrong Accept, an extension nobody asked for, a subprotocol nobody chose.
+    #[test]
+    fn the_101_says_what_the_client_must_check_and_no_more() {
+        let request = upgrade_request("example", "/echo", KEY);
+        let upgrade = check(&parse(&request).unwrap()).unwrap();
+        let response = accept_response(&upgrade.accept, None);
+        assert_eq!(
+            std::str::from_utf8(&response).unwrap(),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+        let seen = UpgradeResponse {
+            status: 101,
+            consumed: response.len(),
+            accept: Some(accept_key(KEY.as_bytes())),
+            has_extensions: false,
+        };
+        assert_eq!(parse_upgrade_response(&[&response[..], b"\x89\x00"].concat()), Ok(Some(seen)));
+    }
+
+    #[test]
+    fn subprotocols_are_tokens_in_the_clients_order() {
+        let lines = "Sec-WebSocket-Protocol: chat, b@d, \u{fc}ml\r\nSec-WebSocket-Protocol: super.chat\r\n";
+        let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\n", lines.as_bytes(), b"\r\n"].concat();
+        let head = parse(&bytes).unwrap();
+        assert_eq!(subprotocols(&head).collect::<Vec<_>>(), ["chat", "super.chat"]);
+        let response = String::from_utf8(accept_response(&[b'A'; 28], Some("super.chat"))).unwrap();
+        assert!(response.ends_with("\r\nSec-WebSocket-Protocol: super.chat\r\n\r\n"));
+        assert!(!wants_upgrade(&head));
+    }
+}
