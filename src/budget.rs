@@ -3,6 +3,8 @@
 //! One place holds these numbers. Upper layers const-assert their sizes against it; `serve`, `doctor`, the tests and
 //! the files in `sysctl/` and `limits/` all read it. Nothing here does I/O.
 
+use Amount::{AtLeast, AtMost, PerThousand};
+
 /// Connections the project is built to hold on one host.
 pub const TARGET_CONNECTIONS: u64 = 1_000_000;
 
@@ -31,6 +33,19 @@ pub const DESCRIPTORS_PER_REACTOR: u64 = 3;
 
 /// Ordinary descriptors of the process besides its reactors: standard streams, log, signals, control plane, spare.
 pub const DESCRIPTORS_BASE: u64 = 64;
+
+/// RLIMIT_NOFILE the host files ask for: what the fullest ring can hold, since more is of no use to it. The kernel's own
+/// `fs.nr_open` allows it.
+pub const NOFILE: u64 = RING_DESCRIPTORS_MAX as u64;
+
+/// RLIMIT_MEMLOCK the host files ask for, in bytes: the queues of the most reactors, with room for a second server.
+pub const MEMLOCK_BYTES: u64 = 128 << 20;
+
+const _: () = assert!(MEMLOCK_BYTES >= 2 * REACTORS_MAX as u64 * CoreBudget::for_reactors(REACTORS_MAX).locked_bytes());
+const _: () = assert!(NOFILE > TARGET_CONNECTIONS);
+
+/// Buckets of the TCP hash per connection: with fewer, every packet walks a chain.
+pub const TCP_HASH_BUCKETS_PER_CONNECTION: u64 = 2;
 
 /// Most reactors one process starts.
 pub const REACTORS_MAX: usize = 1024;
@@ -109,6 +124,95 @@ impl CoreBudget {
         connections + self.reserve_slots as u32
     }
 }
+
+/// How much of a sysctl is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// At least this, however many connections.
+    AtLeast(u64),
+    /// At most this.
+    AtMost(u64),
+    /// At least this for every thousand connections.
+    PerThousand(u64),
+}
+
+impl Amount {
+    /// The number to set for `connections`.
+    pub const fn number(self, connections: u64) -> u64 {
+        match self {
+            Amount::AtLeast(number) | Amount::AtMost(number) => number,
+            Amount::PerThousand(number) => (connections * number).div_ceil(1000),
+        }
+    }
+
+    /// Whether `found` is enough for `connections`.
+    pub const fn met_by(self, found: u64, connections: u64) -> bool {
+        match self {
+            Amount::AtMost(number) => found <= number,
+            _ => found >= self.number(connections),
+        }
+    }
+}
+
+/// A sysctl the host should have set.
+#[derive(Debug, Clone, Copy)]
+pub struct HostNeed {
+    /// Its name.
+    pub key: &'static str,
+    /// Its numbers, in order.
+    pub amounts: &'static [Amount],
+    /// What happens otherwise.
+    pub why: &'static str,
+}
+
+/// What `sysctl/60-megasock.conf` sets for [`TARGET_CONNECTIONS`] and the doctor compares with its own target.
+pub const HOST_NEEDS: [HostNeed; 9] = [
+    HostNeed {
+        key: "fs.file-max",
+        amounts: &[PerThousand(2_200)],
+        why: "each end of a connection is a file, direct descriptors too; both ends may be on this box",
+    },
+    HostNeed {
+        key: "net.core.somaxconn",
+        amounts: &[AtLeast(65_535)],
+        why: "a burst of newcomers overflows a shorter accept queue and waits a second for a retry",
+    },
+    HostNeed {
+        key: "net.ipv4.tcp_max_syn_backlog",
+        amounts: &[AtLeast(65_535)],
+        why: "a burst of handshakes overflows a shorter queue",
+    },
+    HostNeed {
+        key: "net.core.netdev_max_backlog",
+        amounts: &[AtLeast(65_535)],
+        why: "packets beyond it are dropped, each a retransmit of 200 ms or more; loopback goes through it too",
+    },
+    HostNeed {
+        key: "net.ipv4.tcp_mem",
+        amounts: &[PerThousand(500), PerThousand(750), PerThousand(1_000)],
+        why: "pages of TCP buffers: a page for every connection before the kernel drops data",
+    },
+    HostNeed {
+        key: "net.ipv4.tcp_max_tw_buckets",
+        amounts: &[PerThousand(1_100)],
+        why: "a mass close leaves a TIME_WAIT for each connection; beyond this they are cut short",
+    },
+    HostNeed {
+        key: "net.ipv4.tcp_max_orphans",
+        amounts: &[PerThousand(1_100)],
+        why: "a mass close leaves sockets without a process; beyond this they are reset and lose data",
+    },
+    HostNeed {
+        key: "net.ipv4.ip_local_port_range",
+        amounts: &[AtMost(10_000), AtLeast(65_535)],
+        why: "a proxy or driver on this box has one port per connection and address; it starts above the listeners",
+    },
+    HostNeed {
+        key: "net.netfilter.nf_conntrack_max",
+        amounts: &[PerThousand(1_100)],
+        why: "where connections are tracked, packets of new ones beyond this are dropped",
+    },
+];
 
 /// Reactors needed for `connections` where each ring may register `descriptors_per_ring` files.
 ///

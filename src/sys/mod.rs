@@ -7,6 +7,8 @@
 //! Not a stable interface: public for `bench/c1m`, which parks its connections exactly as the server does.
 
 mod enter;
+pub mod host;
+pub mod probe;
 pub mod socket;
 pub mod uring;
 pub mod wake;

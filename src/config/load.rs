@@ -1,0 +1,138 @@
+//! Reads the options from file, environment and flags, lowest first, and collects every mistake on the way.
+
+use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin};
+use std::path::{Path, PathBuf};
+
+/// Everything a configuration is read from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// `(name in the table, value)` of each flag given, in order.
+    pub flags: Vec<(String, String)>,
+    /// The environment; only `MEGASOCK_*` is looked at.
+    pub variables: Vec<(String, String)>,
+    /// The TOML file, if one is named.
+    pub file: Option<PathBuf>,
+}
+
+const PREFIX: &str = "MEGASOCK_";
+
+impl Config {
+    /// Reads all sources. Either everything is right, or every mistake in them is reported.
+    ///
+    /// ```
+    /// use megasock::config::{Config, Sources};
+    /// let variables = vec![("MEGASOCK_PING_INTERVAL".to_owned(), "off".to_owned())];
+    /// let flags = vec![("listen".to_owned(), "127.0.0.1:9000".to_owned())];
+    /// let config = Config::load(&Sources { flags, variables, file: None }).unwrap();
+    /// assert_eq!((config.ping_interval_ms, config.listen.port()), (None, 9000));
+    /// ```
+    pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
+        let mut loading = Loading { config: Config::default(), errors: Vec::new() };
+        if let Some(path) = &sources.file {
+            loading.file(path);
+        }
+        for (variable, value) in &sources.variables {
+            loading.variable(variable, value);
+        }
+        for (name, value) in &sources.flags {
+            let flag = format!("--{}", name.replace('_', "-"));
+            loading.set(name, value, &flag, Origin::Flag);
+        }
+        if loading.errors.is_empty() { Ok(loading.config) } else { Err(ConfigErrors(loading.errors)) }
+    }
+}
+
+struct Loading {
+    config: Config,
+    errors: Vec<ConfigError>,
+}
+
+impl Loading {
+    fn file(&mut self, path: &Path) {
+        let origin = Origin::File(path.to_owned());
+        let table = match std::fs::read_to_string(path) {
+            Err(error) => {
+                let fix = "name a TOML file that can be read, or leave --config out";
+                return self.refuse("", origin, format!("cannot be read: {error}"), fix.into());
+            }
+            Ok(text) => match text.parse::<toml::Table>() {
+                Err(error) => {
+                    let problem = format!("is not TOML:\n{}", error.to_string().trim_end());
+                    return self.refuse("", origin, problem, "mend it there".into());
+                }
+                Ok(table) => table,
+            },
+        };
+        for (key, value) in &table {
+            match written(value) {
+                Some(text) => self.set(key, &text, key, origin.clone()),
+                None => self.refuse(key, origin.clone(), "is a table or a date".into(), wanted(key)),
+            }
+        }
+    }
+
+    fn variable(&mut self, variable: &str, value: &str) {
+        let Some(rest) = variable.strip_prefix(PREFIX) else { return };
+        // Kubernetes describes a service called megasock to every container in its namespace by such variables; and
+        // MEGASOCK_CONFIG has already been read.
+        let foreign = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
+        if !foreign && rest != "CONFIG" {
+            self.set(&rest.to_lowercase(), value, variable, Origin::Variable);
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str, spelled: &str, origin: Origin) {
+        let Some(option) = option_named(name) else {
+            return self.refuse(spelled, origin, "is no option".into(), wanted(name));
+        };
+        if let Err(problem) = (option.set)(&mut self.config, value.trim()) {
+            self.refuse(spelled, origin, format!("{value:?} {problem}"), wanted(name));
+        }
+    }
+
+    fn refuse(&mut self, option: &str, origin: Origin, problem: String, fix: String) {
+        self.errors.push(ConfigError { option: option.to_owned(), origin, problem, fix });
+    }
+}
+
+/// A TOML value as it would be written on the command line.
+fn written(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(if *flag { "on" } else { "off" }.to_owned()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(written).collect();
+            items.map(|items| items.join(","))
+        }
+        toml::Value::Table(_) | toml::Value::Datetime(_) => None,
+    }
+}
+
+/// What to write for `name`: a value of its kind, or the option it was probably meant to be.
+fn wanted(name: &str) -> String {
+    match (option_named(name), suggestion(name)) {
+        (Some(option), _) => format!("write {}", option.written),
+        (None, Some(near)) => format!("did you mean {near}?"),
+        (None, None) => "docs/config.md lists all options".to_owned(),
+    }
+}
+
+/// The option of exactly this name.
+pub fn option_named(name: &str) -> Option<&'static OptionSpec> {
+    OPTIONS.iter().find(|option| option.name == name)
+}
+
+/// The option whose name is nearest to `name`, unless none is near.
+///
+/// ```
+/// assert_eq!(megasock::config::suggestion("ping-intervall"), Some("ping_interval"));
+/// assert_eq!(megasock::config::suggestion("zzz"), None);
+/// ```
+pub fn suggestion(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase().replace('-', "_");
+    let nearness = |option: &OptionSpec| strsim::jaro_winkler(option.name, &name);
+    let nearest = OPTIONS.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b)))?;
+    (nearness(nearest) > 0.8).then_some(nearest.name)
+}

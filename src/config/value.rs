@@ -1,0 +1,261 @@
+//! How each kind of value is written, and how it is read.
+//!
+//! Durations carry a unit always, sizes unless they are plain bytes; zero and endless values are refused here, so that
+//! nothing behind the configuration meets them.
+
+use crate::budget;
+use std::net::SocketAddr;
+
+/// A kind of value: its name in `--help`, the words that say how to write one, and its reader.
+pub(super) struct Kind<T> {
+    pub(super) name: &'static str,
+    pub(super) written: &'static str,
+    pub(super) parse: fn(&str) -> Result<T, String>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line a person reads.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
+    name: "ADDRESS",
+    written: "an IP address and port, such as 0.0.0.0:8080 or [::]:8080",
+    parse: |text| text.parse().map_err(|_| "is no address with a port".into()),
+};
+
+pub(super) const REACTORS: Kind<Option<usize>> = Kind {
+    name: "COUNT",
+    written: "auto or a number from 1 to 1024",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        _ => in_range(text, 1, budget::REACTORS_MAX as u64).map(|count| Some(count as usize)),
+    },
+};
+
+pub(super) const CORES: Kind<Option<Vec<usize>>> = Kind {
+    name: "LIST",
+    written: "auto or core numbers and ranges, such as 0,2-5",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        _ => core_list(text).map(Some),
+    },
+};
+
+pub(super) const COUNT_OR_AUTO: Kind<Option<u64>> = Kind {
+    name: "COUNT",
+    written: "auto or a number of at least 1, such as 1000000 or 1_000_000",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        _ => in_range(text, 1, u64::from(u32::MAX)).map(Some),
+    },
+};
+
+pub(super) const COUNT: Kind<u32> = Kind {
+    name: "COUNT",
+    written: "a number from 1 to 4294967295",
+    parse: |text| in_range(text, 1, u64::from(u32::MAX)).map(|count| count as u32),
+};
+
+/// From the longest control frame, which must always fit, to half of what a 32-bit length could say.
+pub(super) const SIZE: Kind<usize> = Kind {
+    name: "SIZE",
+    written: "a size from 125B to 1GiB, such as 65536, 64KiB or 1MiB",
+    parse: |text| size_bytes(text).map(|bytes| bytes as usize),
+};
+
+pub(super) const DURATION: Kind<u64> = Kind {
+    name: "TIME",
+    written: "a time with its unit from 1ms to 7d, such as 500ms, 25s, 5m or 1h",
+    parse: duration_ms,
+};
+
+pub(super) const DURATION_OR_OFF: Kind<Option<u64>> = Kind {
+    name: "TIME",
+    written: "off or a time with its unit from 1ms to 7d, such as 500ms, 25s, 5m or 1h",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => duration_ms(text).map(Some),
+    },
+};
+
+pub(super) const SWITCH: Kind<bool> = Kind {
+    name: "SWITCH",
+    written: "on or off",
+    parse: |text| match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("is neither on nor off".into()),
+    },
+};
+
+pub(super) const LOG_FILTER: Kind<String> = Kind {
+    name: "FILTER",
+    written: "off, error, warn, info, debug or trace, or levels by target such as info,megasock::reactor=debug",
+    parse: |text| {
+        text.parse::<tracing_subscriber::filter::Targets>().map_err(|_| "is no log filter".to_owned())?;
+        Ok(text.to_owned())
+    },
+};
+
+pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind {
+    name: "FORMAT",
+    written: "text or json",
+    parse: |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is neither text nor json".into()),
+    },
+};
+
+const DURATION_MS_MAX: u64 = 7 * 24 * 3_600_000;
+const DURATION_UNITS_MS: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
+
+const SIZE_BYTES_MIN: u64 = 125;
+const SIZE_BYTES_MAX: u64 = 1 << 30;
+const SIZE_UNITS_BYTES: &[(&str, u64)] = &[
+    ("", 1),
+    ("B", 1),
+    ("kB", 1_000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+];
+
+fn duration_ms(text: &str) -> Result<u64, String> {
+    match with_unit(text, DURATION_UNITS_MS, "time")? {
+        0 => Err("is zero".into()),
+        ms if ms > DURATION_MS_MAX => Err("is longer than 7d".into()),
+        ms => Ok(ms),
+    }
+}
+
+fn size_bytes(text: &str) -> Result<u64, String> {
+    match with_unit(text, SIZE_UNITS_BYTES, "size")? {
+        bytes if bytes < SIZE_BYTES_MIN => Err("is smaller than 125B, the longest control frame".into()),
+        bytes if bytes > SIZE_BYTES_MAX => Err("is larger than 1GiB".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A whole number followed by one of `units`, perhaps with a space between.
+fn with_unit(text: &str, units: &[(&str, u64)], what: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
+    let (number, unit) = (whole(&text[..digits])?, text[digits..].trim());
+    let Some((_, factor)) = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) else {
+        return Err(match unit {
+            "" => "has no unit".into(),
+            _ => format!("has the unit {unit:?}, which is no {what}"),
+        });
+    };
+    number.checked_mul(*factor).ok_or_else(|| "is too large".into())
+}
+
+fn in_range(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let number = whole(text)?;
+    match number {
+        _ if number < least => Err(format!("is less than {least}")),
+        _ if number > most => Err(format!("is more than {most}")),
+        _ => Ok(number),
+    }
+}
+
+fn whole(text: &str) -> Result<u64, String> {
+    match text.replace('_', "") {
+        digits if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Err("is not a whole number".into())
+        }
+        digits => digits.parse().map_err(|_| "is too large".into()),
+    }
+}
+
+/// `0,2-5` as the numbers it names, in the order given, each once.
+fn core_list(text: &str) -> Result<Vec<usize>, String> {
+    // The kernel's own bound on CPU numbers (NR_CPUS); it also keeps a range from naming billions.
+    const CORE_MAX: u64 = 8191;
+    let mut cores = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (in_range(first, 0, CORE_MAX)?, in_range(last, 0, CORE_MAX)?);
+        if first > last {
+            return Err(format!("has a range that runs backwards: {part}"));
+        }
+        for core in first as usize..=last as usize {
+            if cores.contains(&core) {
+                return Err(format!("names core {core} twice"));
+            }
+            cores.push(core);
+        }
+    }
+    Ok(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_a_length() {
+        for (text, ms) in
+            [("25s", 25_000), ("500ms", 500), ("5 m", 300_000), ("1h", 3_600_000), ("7d", 604_800_000)]
+        {
+            assert_eq!((DURATION.parse)(text), Ok(ms), "{text}");
+        }
+        for (text, problem) in [
+            ("25", "has no unit"),
+            ("0s", "is zero"),
+            ("8d", "is longer than 7d"),
+            ("-1s", "is not a whole number"),
+            ("s", "is not a whole number"),
+            ("5 parsecs", "has the unit \"parsecs\", which is no time"),
+            ("99999999999999999999s", "is too large"),
+            ("9999999999999999999d", "is too large"),
+        ] {
+            assert_eq!((DURATION.parse)(text), Err(problem.to_owned()), "{text}");
+        }
+        assert_eq!((DURATION_OR_OFF.parse)("off"), Ok(None));
+    }
+
+    #[test]
+    fn sizes_know_both_families_of_units() {
+        for (text, bytes) in
+            [("65536", 65_536), ("64KiB", 65_536), ("64kib", 65_536), ("1MB", 1_000_000), ("1GiB", 1 << 30)]
+        {
+            assert_eq!((SIZE.parse)(text), Ok(bytes), "{text}");
+        }
+        for text in ["124B", "2GiB", "64K", "1.5MiB", ""] {
+            assert!((SIZE.parse)(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn core_lists_name_each_core_once() {
+        assert_eq!((CORES.parse)("0,2-5"), Ok(Some(vec![0, 2, 3, 4, 5])));
+        assert_eq!((CORES.parse)("auto"), Ok(None));
+        for text in ["", "0,0", "1-3,2", "5-2", "a", "0-99999999", "1,"] {
+            assert!((CORES.parse)(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_stay_within_their_range() {
+        assert_eq!((COUNT_OR_AUTO.parse)("1_000_000"), Ok(Some(1_000_000)));
+        for text in ["0", "1025", "two"] {
+            assert!((REACTORS.parse)(text).is_err(), "{text}");
+        }
+        assert!(REACTORS.written.contains(&budget::REACTORS_MAX.to_string()));
+    }
+
+    #[test]
+    fn a_log_filter_must_be_one() {
+        assert!((LOG_FILTER.parse)("info,megasock::reactor=debug").is_ok());
+        assert!((LOG_FILTER.parse)("loud=very").is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! Composition: what a server is put together from.
+
+pub mod capacity;
