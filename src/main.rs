@@ -1,2 +1,7 @@
 //! The megasock server.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    megasock::cli::main()
+}

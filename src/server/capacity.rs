@@ -154,10 +154,9 @@ fn budget_for(facts: &HostFacts, reactors: usize) -> CoreBudget {
 }
 
 /// Connections the direct descriptors of one ring leave room for.
-fn slots_per_ring(facts: &HostFacts, reactors: usize, budget: CoreBudget) -> Result<u64, Refusal> {
+pub fn slots_per_ring(facts: &HostFacts, reactors: usize, budget: CoreBudget) -> Result<u64, Refusal> {
     let reserve = u64::from(budget.reserve_slots);
-    let ordinary = budget::DESCRIPTORS_BASE + budget::DESCRIPTORS_PER_REACTOR * reactors as u64;
-    let needed = ordinary.max(reserve + 1);
+    let needed = ordinary_descriptors(reactors).max(reserve + 1);
     match facts.nofile() {
         found if found < needed => Err(Refusal::Nofile { needed, found }),
         found => Ok(ring_descriptors(found) - reserve),
@@ -165,14 +164,23 @@ fn slots_per_ring(facts: &HostFacts, reactors: usize, budget: CoreBudget) -> Res
 }
 
 fn most_connections(facts: &HostFacts, wanted: &Wanted, reactors: usize, per_ring: u64) -> (u64, Limit) {
+    let host = limits(facts, reactors, per_ring).into_iter().min_by_key(|(connections, _)| *connections);
+    let host = host.expect("the ring's limit is always there");
+    match wanted.max_connections {
+        Some(asked) if asked <= host.0 => (asked, Limit::Asked),
+        _ => host,
+    }
+}
+
+/// Every limit of the host with the connections it permits, for reactors that hold `per_ring` each.
+pub fn limits(facts: &HostFacts, reactors: usize, per_ring: u64) -> Vec<(u64, Limit)> {
     let ring = match facts.nofile() {
         nofile if nofile < u64::from(budget::RING_DESCRIPTORS_MAX) => Limit::Nofile { per_ring: nofile },
         _ => Limit::Ring,
     };
     let mut limits = vec![(even_total(per_ring, reactors), ring)];
     if let (Some(file_max), false) = (facts.file_max, facts.capabilities.sys_admin) {
-        let ordinary = budget::DESCRIPTORS_BASE + budget::DESCRIPTORS_PER_REACTOR * reactors as u64;
-        let taken = facts.files_open.unwrap_or(0) + ordinary;
+        let taken = facts.files_open.unwrap_or(0) + ordinary_descriptors(reactors);
         limits.push((file_max.saturating_sub(taken), Limit::FileMax { file_max }));
     }
     let available_bytes = facts.memory_available_bytes;
@@ -181,12 +189,11 @@ fn most_connections(facts: &HostFacts, wanted: &Wanted, reactors: usize, per_rin
         let available_bytes = cgroup.available_bytes();
         limits.push((carried_by(available_bytes), Limit::CgroupMemory { available_bytes }));
     }
-    let host = limits.into_iter().min_by_key(|(connections, _)| *connections);
-    let host = host.expect("the ring's limit is always there");
-    match wanted.max_connections {
-        Some(asked) if asked <= host.0 => (asked, Limit::Asked),
-        _ => host,
-    }
+    limits
+}
+
+fn ordinary_descriptors(reactors: usize) -> u64 {
+    budget::DESCRIPTORS_BASE + budget::DESCRIPTORS_PER_REACTOR * reactors as u64
 }
 
 /// Idle connections this memory holds, an eighth left for buffers in use and everyone else.

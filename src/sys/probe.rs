@@ -122,6 +122,14 @@ pub fn setup(facts: &HostFacts) -> Result<IoUring, Missing> {
     Err(Missing::from_setup_error(error.raw_os_error().unwrap_or(0), facts, Needed::least(1)))
 }
 
+/// Whether the smallest queues of `reactors` fit RLIMIT_MEMLOCK: whether this kernel counts them shows only in trying.
+pub fn floor_fits(reactors: usize) -> bool {
+    let (entries, completions) = (budget::FLOOR.sq_entries, budget::FLOOR.cq_entries);
+    let rings: io::Result<Vec<IoUring>> =
+        (0..reactors).map(|_| IoUring::builder().setup_cqsize(completions).build(entries)).collect();
+    rings.is_ok()
+}
+
 fn ring_with(flags: &[SetupFlag]) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     flags.iter().for_each(|flag| {
