@@ -1,1 +1,220 @@
 //! What an application implements, and what it may do to connections.
+//!
+//! Callbacks run on the reactor's thread and must not block. They see bytes that lie in the receive buffer and answer
+//! through an [`Outbox`], a plain list of actions that the reactor carries out after the callback returns.
+
+use crate::buf::Payload;
+use crate::proto::close::CloseReason;
+use crate::proto::frame::encode_header;
+pub use crate::proto::message::Kind;
+use crate::proto::response::{self, Status};
+pub use crate::sys::ConnId;
+use std::net::SocketAddr;
+
+/// One core's share of an application. Every core has its own value; no callback runs concurrently with another of the
+/// same value.
+pub trait Handler: Sized {
+    /// What other threads may send to this core, see [`crate::Handle::send`].
+    type Mail: Send;
+
+    /// A request arrived: accept the upgrade, answer something else, or decide [`Decision::Later`].
+    fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox) -> Decision;
+
+    /// The upgrade is done; frames may be sent.
+    fn on_open(&mut self, conn: ConnId, out: &mut Outbox) {
+        let _ = (conn, out);
+    }
+
+    /// A whole message arrived. Text is valid UTF-8.
+    fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox);
+
+    /// Mail from another thread.
+    fn on_mail(&mut self, mail: Self::Mail, out: &mut Outbox) {
+        let _ = (mail, out);
+    }
+
+    /// A connection that could not take all it was sent has room again.
+    fn on_writable(&mut self, conn: ConnId, out: &mut Outbox) {
+        let _ = (conn, out);
+    }
+
+    /// About once a second.
+    fn on_tick(&mut self, now_ms: u64, out: &mut Outbox) {
+        let _ = (now_ms, out);
+    }
+
+    /// An open connection ended. Called exactly once for each [`Handler::on_open`].
+    fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox) {
+        let _ = (conn, reason, out);
+    }
+}
+
+/// An HTTP request, as far as an application needs it.
+pub struct Request<'a> {
+    /// The connection; an answer given later names it.
+    pub conn: ConnId,
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// The request head.
+    pub head: &'a crate::proto::head::Head<'a>,
+    /// A well-formed WebSocket upgrade; anything else can only be answered with [`Decision::Respond`].
+    pub is_upgrade: bool,
+    /// False while the server drains or is full: upgrades are refused without asking the handler.
+    pub is_ready: bool,
+}
+
+/// The answer to a request.
+#[derive(Clone)]
+pub enum Decision {
+    /// Upgrade, naming a subprotocol the client offered where there is one.
+    Accept {
+        /// The value of Sec-WebSocket-Protocol.
+        subprotocol: Option<String>,
+    },
+    /// Answer this and close.
+    Respond(Response),
+    /// Not known yet: [`Outbox::decide`] follows, or the handshake timeout ends it.
+    Later,
+}
+
+/// An HTTP response that ends its connection. Cloning shares the bytes.
+#[derive(Clone)]
+pub struct Response {
+    pub(crate) bytes: Payload,
+}
+
+impl Response {
+    /// Encodes a response once; it may be sent any number of times.
+    ///
+    /// ```
+    /// use megasock::{Response, Status};
+    /// let health = Response::new(Status::Ok, "text/plain", &[], b"ok");
+    /// ```
+    pub fn new(status: Status, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        Response { bytes: Payload::new(&[&response::encode(status, content_type, headers, body)]) }
+    }
+
+    /// A refusal with one line of text for the person who reads it.
+    pub fn refuse(status: Status, line: &str) -> Response {
+        Response { bytes: Payload::new(&[&response::refuse(status, &[], line)]) }
+    }
+}
+
+impl Decision {
+    /// Upgrade without a subprotocol.
+    pub const ACCEPT: Decision = Decision::Accept { subprotocol: None };
+}
+
+/// A message in the receive buffer. It may be edited in place and sent back without a copy.
+#[derive(Debug)]
+pub struct Message<'a> {
+    conn: ConnId,
+    kind: Kind,
+    payload: &'a mut [u8],
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn new(conn: ConnId, kind: Kind, payload: &'a mut [u8]) -> Message<'a> {
+        Message { conn, kind, payload }
+    }
+
+    /// Who sent it.
+    pub fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// Text or binary.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The payload. Of a text message it is valid UTF-8.
+    pub fn payload(&self) -> &[u8] {
+        self.payload
+    }
+
+    /// The payload, to be edited in place before [`Outbox::reply`]. Text must stay valid UTF-8.
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        self.payload
+    }
+
+    /// The payload of a text message.
+    pub fn text(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Text => std::str::from_utf8(self.payload).ok(),
+            Kind::Binary => None,
+        }
+    }
+}
+
+/// A complete frame that carries `payload` as one message, encoded once for any number of connections.
+///
+/// ```
+/// use megasock::{Kind, encode_message};
+/// assert_eq!(&encode_message(Kind::Text, b"hi")[..], b"\x81\x02hi");
+/// ```
+pub fn encode_message(kind: Kind, payload: &[u8]) -> Payload {
+    let (header, header_len) = encode_header(kind.into(), payload.len());
+    Payload::new(&[&header[..header_len], payload])
+}
+
+/// What callbacks want done, in order. Carried out when the callback returns.
+#[derive(Default)]
+pub struct Outbox {
+    /// The message just handled goes back in place: its kind and length.
+    reply: Option<(Kind, usize)>,
+    actions: Vec<Action>,
+}
+
+/// One thing to do to a connection.
+pub(crate) enum Action {
+    Send { to: ConnId, frame: Payload },
+    Close { conn: ConnId, code: u16, reason: String },
+    Decide { conn: ConnId, decision: Decision },
+}
+
+impl Outbox {
+    /// Sends the message just received back to its sender, in place: no copy, no allocation. What is sent earlier in
+    /// the same callback goes first, and then the message is copied.
+    pub fn reply(&mut self, message: Message<'_>) {
+        if self.actions.is_empty() {
+            self.reply = Some((message.kind, message.payload.len()));
+        } else {
+            self.send(message.conn, message.kind, message.payload);
+        }
+    }
+
+    /// Sends one message. A connection that is gone is passed over.
+    pub fn send(&mut self, to: ConnId, kind: Kind, payload: &[u8]) {
+        self.send_frame(to, encode_message(kind, payload));
+    }
+
+    /// Sends an encoded frame, see [`encode_message`].
+    pub fn send_frame(&mut self, to: ConnId, frame: Payload) {
+        self.actions.push(Action::Send { to, frame });
+    }
+
+    /// Begins the closing handshake with this code (1000, or 3000-4999) and reason.
+    pub fn close(&mut self, conn: ConnId, code: u16, reason: &str) {
+        self.actions.push(Action::Close { conn, code, reason: reason.to_owned() });
+    }
+
+    /// Answers a request left open with [`Decision::Later`].
+    pub fn decide(&mut self, conn: ConnId, decision: Decision) {
+        self.actions.push(Action::Decide { conn, decision });
+    }
+
+    pub(crate) fn take_reply(&mut self) -> Option<(Kind, usize)> {
+        self.reply.take()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
+    /// Moves the actions out, leaving `spare` (empty) to collect the next ones.
+    pub(crate) fn take_actions(&mut self, spare: Vec<Action>) -> Vec<Action> {
+        debug_assert!(spare.is_empty());
+        std::mem::replace(&mut self.actions, spare)
+    }
+}

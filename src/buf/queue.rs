@@ -47,9 +47,16 @@ impl Segment {
 pub struct SendQueue {
     segments: VecDeque<Segment>,
     bytes: usize,
+    /// Bytes of this connection that a waiting send holds at the moment.
+    pub in_flight_bytes: usize,
 }
 
 impl SendQueue {
+    /// Bytes not yet handed to the kernel's socket: queued and in flight.
+    pub fn backlog_bytes(&self) -> usize {
+        self.bytes + self.in_flight_bytes
+    }
+
     /// Appends a segment; one without bytes is dropped.
     pub fn push(&mut self, segment: Segment) {
         let len = segment.bytes().len();
@@ -103,15 +110,10 @@ impl SendQueue {
         }
     }
 
-    /// Moves all of `other` behind what is here.
-    pub fn append(&mut self, other: &mut SendQueue) {
-        self.bytes += std::mem::take(&mut other.bytes);
-        self.segments.append(&mut other.segments);
-    }
-
     /// Drops everything.
     pub fn clear(&mut self) {
         self.bytes = 0;
+        self.in_flight_bytes = 0;
         self.segments.clear();
     }
 }

@@ -152,6 +152,9 @@ impl std::error::Error for RingError {}
 
 /// What a reactor asks of the kernel. Every call queues one operation; [`Io::turn`] submits and waits.
 pub trait Io {
+    /// Most segments one gathered send takes; a longer queue must use [`Io::send_all`].
+    const SEGMENTS_PER_SEND: usize;
+
     /// Accepts one connection into a free direct descriptor.
     fn accept(&mut self);
     /// Arms a multishot poll for input and hang-up.

@@ -24,9 +24,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Most segments one gathered send takes; a longer queue must use [`Io::send_all`].
-pub const SEGMENTS_PER_SEND: usize = 64;
-
 const GENERATION_BITS: u32 = 24;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,7 +204,7 @@ impl Uring {
                 opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).flags(flags).build()
             }
             Outbound::Queue(queue) => {
-                let header = self.gather(queue.iter().take(SEGMENTS_PER_SEND).map(|segment| segment.bytes()));
+                let header = self.gather(queue.iter().take(Self::SEGMENTS_PER_SEND).map(|segment| segment.bytes()));
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
         };
@@ -218,7 +215,7 @@ impl Uring {
     /// unsubmitted entry points into them.
     fn gather<'a>(&mut self, runs: impl Iterator<Item = &'a [u8]>) -> *const libc::msghdr {
         let full = self.headers.len() == self.headers.capacity()
-            || self.iovecs.capacity() - self.iovecs.len() < SEGMENTS_PER_SEND;
+            || self.iovecs.capacity() - self.iovecs.len() < Self::SEGMENTS_PER_SEND;
         if full {
             while !self.ring.submission().is_empty() {
                 let _ = self.enter(0, None);
@@ -344,6 +341,8 @@ impl AcceptAddress {
 }
 
 impl Io for Uring {
+    const SEGMENTS_PER_SEND: usize = 64;
+
     fn accept(&mut self) {
         let (Some(listener), Some(index)) = (&self.listener, self.accepts_idle.pop()) else { return };
         let fd = Fd(listener.as_raw_fd());
@@ -376,9 +375,8 @@ impl Io for Uring {
     }
 
     fn send_now(&mut self, id: ConnId, bytes: Outbound) {
-        if matches!(&bytes, Outbound::Queue(queue) if queue.len() > SEGMENTS_PER_SEND) {
-            return self.send_all(id, bytes); // only part would be submitted, and silence would not mean all
-        }
+        // Of a longer queue only part would be submitted, and silence would not mean all.
+        debug_assert!(!matches!(&bytes, Outbound::Queue(queue) if queue.len() > Self::SEGMENTS_PER_SEND));
         let entry = self.send(id, &bytes, Op::SendNow).flags(squeue::Flags::SKIP_SUCCESS);
         self.sending.push(Some((pack(Op::SendNow, id), bytes)));
         self.push(entry);

@@ -1,0 +1,235 @@
+//! How connections end. Begin: nothing new is started and what is armed is cancelled. Join: every operation's last
+//! completion is awaited. Release: the descriptor is closed, and only then the slot is free.
+//!
+//! Closing the descriptor earlier would neither cancel what is pending nor send FIN, and its number would be handed to the
+//! next client while late completions still carry it.
+
+use super::Reactor;
+use super::conn::{Phase, flag};
+use crate::buf::Segment;
+use crate::handler::Handler;
+use crate::proto::close::{self, CloseReason};
+use crate::sys::{ConnId, Io};
+
+/// Connections a drain closes in one turn.
+const DRAIN_STEP: u32 = 256;
+
+/// A server that stops: newcomers get 503, the others a Close, and after the deadline what is left is cut.
+pub(super) struct Drain {
+    /// Slots below this have been told.
+    told: u32,
+    deadline_tick: u32,
+    /// The deadline has passed and every connection was released by force.
+    is_over: bool,
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    /// The peer's Close: ours goes back with its code (RFC 6455 §5.5.1), unless it was sent first.
+    pub(super) fn handle_close_frame(&mut self, id: ConnId, code: Option<u16>, more_input: bool) {
+        let Some(conn) = self.conn(id) else { return };
+        // With unread input a close of the descriptor would reset, and the reset could overtake our Close.
+        let more_input = more_input || conn.has(flag::READABLE);
+        let phase = if more_input { Phase::Refusing } else { Phase::Finishing };
+        match conn.phase {
+            Phase::Open => {
+                let frame = close::encode(code, "");
+                let len = frame.len();
+                self.end_with(id, Segment::Bytes(frame, 0..len), phase, CloseReason::ClientClosed);
+            }
+            Phase::Closing => {
+                conn.phase = phase;
+                self.mark_finishing(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a connection whose peer broke a rule: a Close that says so, then its input is discarded.
+    pub(super) fn fail(&mut self, id: ConnId, reason: CloseReason) {
+        match self.conn(id).map(|conn| conn.phase) {
+            Some(Phase::Open) => {
+                let frame = close::encode(reason.code(), "");
+                let len = frame.len();
+                self.end_with(id, Segment::Bytes(frame, 0..len), Phase::Refusing, reason);
+            }
+            Some(Phase::Closing) => self.begin_release(id, reason),
+            _ => {}
+        }
+    }
+
+    /// Begins the closing handshake: our Close, then the peer's is awaited until the deadline.
+    pub(super) fn begin_close(&mut self, id: ConnId, code: Option<u16>, text: &str, reason: CloseReason) {
+        if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
+            let frame = close::encode(code, text);
+            let len = frame.len();
+            self.end_with(id, Segment::Bytes(frame, 0..len), Phase::Closing, reason);
+        }
+    }
+
+    pub(super) fn close_by_handler(&mut self, id: ConnId, code: u16, text: &str) {
+        let code = if close::is_valid(code) { code } else { close::code::INTERNAL_ERROR };
+        self.begin_close(id, Some(code), text, CloseReason::HandlerClosed);
+    }
+
+    /// Queues the last output and goes on to `phase`, with the absolute close deadline: traffic does not extend it.
+    pub(super) fn end_with(&mut self, id: ConnId, last: Segment, phase: Phase, reason: CloseReason) {
+        self.enqueue(id, last);
+        let due = self.now_tick + self.options.close_timeout_ticks;
+        let Some(conn) = self.conn(id) else { return };
+        if conn.phase == Phase::Releasing {
+            return;
+        }
+        conn.phase = phase;
+        conn.reason = reason;
+        conn.due_tick = due;
+        conn.spill = None;
+        self.heads.remove(&id.slot);
+        self.wheel.arm(&mut self.conns, id.slot, due);
+    }
+
+    /// Has [`Reactor::finish_sent`] look at a connection in this turn.
+    fn mark_finishing(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.has(flag::DIRTY) {
+            conn.set(flag::DIRTY);
+            self.dirty.push(id);
+        }
+    }
+
+    /// Goes on with connections whose last output was submitted; where it is still waiting, its completion comes back
+    /// here through the next flush.
+    pub(super) fn finish_sent(&mut self) {
+        let mut finishing = std::mem::take(&mut self.finishing);
+        for id in finishing.drain(..) {
+            let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { continue };
+            if conn.has(flag::SENDING) || conn.out.is_some() {
+                continue;
+            }
+            match conn.phase {
+                Phase::Finishing => self.release(id),
+                Phase::Refusing => {
+                    conn.phase = Phase::Lingering;
+                    conn.set(flag::SHUTTING);
+                    self.io.shutdown(id);
+                }
+                _ => {}
+            }
+        }
+        self.finishing = finishing;
+    }
+
+    /// EOF. Whoever is owed nothing more is released; a peer that ends an open connection so has vanished.
+    pub(super) fn handle_end_of_input(&mut self, id: ConnId) {
+        match self.conn(id).map(|conn| conn.phase) {
+            Some(Phase::Request | Phase::Deciding | Phase::Open) => self.begin_release(id, CloseReason::PeerEof),
+            // A peer that shut only its sending side still gets the last output.
+            Some(Phase::Finishing | Phase::Refusing) => {
+                if let Some(conn) = self.conn(id) {
+                    conn.phase = Phase::Finishing;
+                }
+            }
+            Some(Phase::Closing | Phase::Lingering) => self.release(id),
+            Some(Phase::Releasing) | None => {}
+        }
+    }
+
+    /// Releases for the reason already noted.
+    pub(super) fn release(&mut self, id: ConnId) {
+        if let Some(reason) = self.conn(id).map(|conn| conn.reason) {
+            self.begin_release(id, reason);
+        }
+    }
+
+    /// Begin: stops timers, drops what is queued, cancels what is armed.
+    pub(super) fn begin_release(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if conn.phase == Phase::Releasing {
+            return;
+        }
+        conn.phase = Phase::Releasing;
+        conn.spill = None;
+        if conn.has(flag::POLL_ARMED) {
+            self.io.cancel_poll(id);
+        }
+        if conn.has(flag::SENDING) {
+            self.io.cancel_send(id);
+        }
+        let opened = conn.has(flag::OPENED);
+        if let Some(queue) = conn.out.take() {
+            self.recycle(queue);
+        }
+        self.wheel.disarm(&mut self.conns, id.slot);
+        self.heads.remove(&id.slot);
+        self.counters.closed[reason as usize].add(1);
+        if opened {
+            self.counters.connections_open.add(u64::MAX); // one less: counters wrap
+            self.handler.on_close(id, reason, &mut self.outbox);
+        }
+        self.try_release(id);
+    }
+
+    /// Join: an operation of a connection ended.
+    pub(super) fn handle_operation_ended(&mut self, id: ConnId, operation: u16) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return self.counters.completions_stale.add(1);
+        };
+        conn.clear(operation);
+        if conn.phase == Phase::Releasing {
+            self.try_release(id);
+        }
+    }
+
+    /// Release: frees the descriptor once the kernel holds nothing else of the connection.
+    pub(super) fn try_release(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if !conn.has(flag::IN_FLIGHT) {
+            conn.set(flag::FREEING);
+            self.io.close(id);
+        }
+    }
+
+    pub(super) fn handle_closed(&mut self, id: ConnId) {
+        if self.conns.remove(id.slot, id.generation).is_none() {
+            self.counters.completions_stale.add(1);
+        }
+    }
+
+    /// Begins to stop.
+    pub(super) fn begin_drain(&mut self, timeout_ticks: u32) {
+        let deadline_tick = self.now_tick + timeout_ticks;
+        match &mut self.drain {
+            // A second order may shorten the first, not restart it.
+            Some(drain) => drain.deadline_tick = drain.deadline_tick.min(deadline_tick),
+            None => self.drain = Some(Drain { told: 0, deadline_tick, is_over: false }),
+        }
+    }
+
+    /// Whether the drain still has connections to tell, so that the loop must not wait.
+    pub(super) fn drain_has_steps(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.told < self.conns.slots())
+    }
+
+    /// Tells the next connections, or cuts all that are left once the deadline has come.
+    pub(super) fn drain_step(&mut self) {
+        let Some(Drain { told, deadline_tick, is_over: false }) = self.drain else { return };
+        let is_over = self.now_tick >= deadline_tick;
+        let end = if is_over { self.conns.slots() } else { self.conns.slots().min(told.saturating_add(DRAIN_STEP)) };
+        for slot in if is_over { 0 } else { told }..end {
+            let Some(generation) = self.conns.generation(slot) else { continue };
+            let id = ConnId { slot, generation };
+            let reason = CloseReason::ServerShutdown;
+            if is_over {
+                self.begin_release(id, reason);
+            } else {
+                self.begin_close(id, reason.code(), "", reason);
+            }
+        }
+        self.apply_actions();
+        self.drain = Some(Drain { told: end, deadline_tick, is_over });
+    }
+
+    /// Whether the reactor may end: it was told to, and nobody is left or the time is up.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.is_over || (self.conns.is_empty() && !self.drain_has_steps()))
+    }
+}

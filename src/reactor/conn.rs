@@ -1,0 +1,121 @@
+//! The state of one connection: 48 bytes, with its slot's generation and timer one cache line.
+
+use crate::buf::SendQueue;
+use crate::budget::SLOT_BYTES;
+use crate::ds::Slab;
+use crate::proto::close::CloseReason;
+use crate::proto::message::Spill;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+const _: () = assert!(Slab::<Conn>::SLOT_BYTES <= SLOT_BYTES, "a slot is one cache line");
+
+/// Where a connection is in its life. Only ever moves downwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its request head is arriving.
+    Request,
+    /// The handler has its request and will decide later.
+    Deciding,
+    /// Frames flow.
+    Open,
+    /// Our Close is queued or sent; the peer's is awaited, its data ignored.
+    Closing,
+    /// The last output is on its way, then the connection is released. Input is discarded.
+    Finishing,
+    /// The last output is on its way, then the sending side is shut. Input is discarded.
+    Refusing,
+    /// The sending side is shut; input is discarded until the peer ends it, or a reset would overtake our last words.
+    Lingering,
+    /// Operations are being cancelled; the descriptor is freed after the last completion.
+    Releasing,
+}
+
+/// Facts of a connection that are either so or not.
+pub(super) mod flag {
+    /// The kernel holds a poll of this connection.
+    pub const POLL_ARMED: u16 = 1 << 0;
+    /// The kernel holds a receive.
+    pub const RECEIVING: u16 = 1 << 1;
+    /// The kernel holds a send that waits for room.
+    pub const SENDING: u16 = 1 << 2;
+    /// The kernel holds a shutdown.
+    pub const SHUTTING: u16 = 1 << 3;
+    /// The kernel holds the close of the descriptor.
+    pub const FREEING: u16 = 1 << 4;
+    /// What the kernel holds of a connection; while any is set, its slot is not freed.
+    pub const IN_FLIGHT: u16 = POLL_ARMED | RECEIVING | SENDING | SHUTTING | FREEING;
+    /// In the list of connections with input to receive.
+    pub const READABLE: u16 = 1 << 5;
+    /// In the list of connections with output to send.
+    pub const DIRTY: u16 = 1 << 6;
+    /// Has input, but is not read until its backlog shrinks.
+    pub const PAUSED: u16 = 1 << 7;
+    /// Pinged, and nothing heard since.
+    pub const PINGED: u16 = 1 << 8;
+    /// `on_open` was called, so `on_close` must be.
+    pub const OPENED: u16 = 1 << 9;
+    /// Accepted into a reserve slot of a full server: it gets a 503.
+    pub const SURPLUS: u16 = 1 << 10;
+}
+
+/// One connection.
+pub(super) struct Conn {
+    /// An incomplete message or frame; `None` at a message boundary.
+    pub spill: Option<Box<Spill>>,
+    /// Output that waits; `None` when there is none.
+    pub out: Option<Box<SendQueue>>,
+    /// IPv4 addresses are mapped.
+    ip: Ipv6Addr,
+    port: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Tick of the last message, or of the upgrade.
+    pub active_tick: u32,
+    /// The next step of the phase, as a tick. `Request`, `Deciding`: the handshake deadline. `Open`: when to ping, or,
+    /// with [`flag::PINGED`], when the answer is overdue. After that: the absolute close deadline.
+    pub due_tick: u32,
+    pub phase: Phase,
+    /// Why it ends; meaningful after `Open`.
+    pub reason: CloseReason,
+}
+
+impl Conn {
+    pub fn new(peer: SocketAddr, due_tick: u32) -> Conn {
+        let ip = match peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Conn {
+            spill: None,
+            out: None,
+            ip,
+            port: peer.port(),
+            flags: 0,
+            active_tick: 0,
+            due_tick,
+            phase: Phase::Request,
+            reason: CloseReason::InternalError,
+        }
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
+
+    pub fn has(&self, flags: u16) -> bool {
+        self.flags & flags != 0
+    }
+
+    pub fn set(&mut self, flags: u16) {
+        self.flags |= flags;
+    }
+
+    pub fn clear(&mut self, flags: u16) {
+        self.flags &= !flags;
+    }
+
+    /// Bytes queued and in flight.
+    pub fn backlog_bytes(&self) -> usize {
+        self.out.as_ref().map_or(0, |queue| queue.backlog_bytes())
+    }
+}

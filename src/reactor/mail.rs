@@ -1,0 +1,60 @@
+//! Mail from other threads: an unbounded queue with a bell. A core takes a bounded number each turn.
+
+use super::Reactor;
+use crate::handler::Handler;
+use crate::sys::Io;
+use crate::sys::wake::Waker;
+use crossbeam_channel::Receiver;
+
+/// Mail taken in one turn.
+const MAIL_PER_TURN: usize = 256;
+
+/// What other threads may tell a core.
+pub enum Control<M> {
+    /// For the handler.
+    Mail(M),
+    /// Stop: tell every connection, and cut those left after this many ticks.
+    Drain {
+        /// Ticks.
+        timeout_ticks: u32,
+    },
+}
+
+/// The receiving end of a core.
+pub struct Mailbox<M> {
+    /// What was sent.
+    pub mail: Receiver<Control<M>>,
+    /// The bell.
+    pub waker: Waker,
+}
+
+impl<M> Mailbox<M> {
+    /// Marks the core parked; false if there is mail after all, and it must not wait.
+    pub(super) fn park(&self) -> bool {
+        self.waker.park();
+        if self.mail.is_empty() {
+            return true;
+        }
+        self.waker.unpark();
+        false
+    }
+
+    pub(super) fn unpark(&self) {
+        self.waker.unpark();
+    }
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    pub(super) fn take_mail(&mut self) {
+        for _ in 0..MAIL_PER_TURN {
+            match self.mailbox.mail.try_recv() {
+                Ok(Control::Mail(mail)) => {
+                    self.handler.on_mail(mail, &mut self.outbox);
+                    self.apply_actions();
+                }
+                Ok(Control::Drain { timeout_ticks }) => self.begin_drain(timeout_ticks),
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The loop of one core.
+//!
+//! A turn: queue receives for readable connections, one gathered send for each connection with output, one enter; then
+//! dispatch what completed, then mail, timers, drain. [`Reactor::dispatch`] is the only `match` on a completion.
+//!
+//! Invariants:
+//! - A connection has at most one receive and one send in the kernel.
+//! - Its slot is freed only after the last completion of every operation on it; what comes later is stale and counted.
+//! - Nothing here blocks, and nothing walks all connections, except a drain, in bounded steps.
+
+mod accept;
+mod close;
+mod conn;
+mod mail;
+mod recv;
+mod request;
+mod send;
+mod stats;
+mod timers;
+
+pub use mail::{Control, Mailbox};
+pub use stats::{Counter, Counters, Totals};
+
+use crate::budget::CoreBudget;
+use crate::buf::{Payload, Pool, SendQueue};
+use crate::ds::{Slab, Wheel};
+use crate::handler::{Action, Handler, Outbox};
+use crate::proto::message::Limits;
+use crate::sys::{Completion, ConnId, Io, RingError};
+use conn::{Conn, flag};
+use request::PartialHead;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Granularity of all timers.
+pub const TICK_MS: u64 = 64;
+
+/// What a reactor needs to know. Times are ticks of [`TICK_MS`], see [`ticks`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Connections carried; more are answered 503.
+    pub connections_max: u32,
+    /// Queues and pools.
+    pub budget: CoreBudget,
+    /// Limits on messages.
+    pub limits: Limits,
+    /// Backlog at which a connection is dropped as too slow; at half of it its input is no longer read.
+    pub send_queue_bytes_max: usize,
+    /// Silence before a ping; `None`: no heartbeat.
+    pub ping_interval_ticks: Option<u32>,
+    /// Time for an answer to a ping.
+    pub pong_timeout_ticks: u32,
+    /// Time without a message; `None`: no limit.
+    pub idle_timeout_ticks: Option<u32>,
+    /// Time from accept to a complete request.
+    pub handshake_timeout_ticks: u32,
+    /// Time from a message's first byte to its last.
+    pub message_deadline_ticks: u32,
+    /// Time for a closing handshake.
+    pub close_timeout_ticks: u32,
+}
+
+/// Ticks that cover `ms`, at least one.
+pub fn ticks(ms: u64) -> u32 {
+    ms.div_ceil(TICK_MS).clamp(1, 1 << 30) as u32
+}
+
+/// One core: its ring, its connections, its share of the application.
+pub struct Reactor<I: Io, H: Handler> {
+    io: I,
+    handler: H,
+    options: Options,
+    conns: Slab<Conn>,
+    wheel: Wheel,
+    pool: Pool,
+    outbox: Outbox,
+    spare_actions: Vec<Action>,
+    spare_queues: Vec<Box<SendQueue>>,
+    /// Connections with input to receive.
+    readable: VecDeque<ConnId>,
+    /// Connections with output to send.
+    dirty: Vec<ConnId>,
+    /// Connections whose last output went into this turn's enter.
+    finishing: Vec<ConnId>,
+    /// Request heads that did not come whole, and requests not yet decided, by slot.
+    heads: HashMap<u32, PartialHead>,
+    mailbox: Mailbox<H::Mail>,
+    counters: Arc<Counters>,
+    ping: Payload,
+    /// Slots whose timer has fired, empty between turns.
+    fired: Vec<u32>,
+    now_tick: u32,
+    /// Tick of the next `on_tick`.
+    second_tick: u32,
+    accepts_in_flight: u32,
+    /// Accepts rest until then after the kernel was out of descriptors or memory.
+    accept_pause_tick: u32,
+    drain: Option<close::Drain>,
+    random: u64,
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    /// A reactor on `io`, which it alone uses from now on.
+    pub fn new(io: I, handler: H, options: Options, mailbox: Mailbox<H::Mail>, counters: Arc<Counters>) -> Self {
+        let slots = options.budget.descriptors(options.connections_max);
+        Reactor {
+            conns: Slab::with_capacity(slots as usize),
+            wheel: Wheel::new(0),
+            pool: Pool::new(options.budget.buffers_max.into()),
+            outbox: Outbox::default(),
+            spare_actions: Vec::new(),
+            spare_queues: Vec::new(),
+            readable: VecDeque::new(),
+            dirty: Vec::new(),
+            finishing: Vec::new(),
+            heads: HashMap::new(),
+            ping: send::ping_frame(),
+            fired: Vec::new(),
+            now_tick: 0,
+            second_tick: 0,
+            accepts_in_flight: 0,
+            accept_pause_tick: 0,
+            drain: None,
+            random: timers::seed(),
+            io,
+            handler,
+            options,
+            mailbox,
+            counters,
+        }
+    }
+
+    /// Runs until a drain is over.
+    ///
+    /// # Errors
+    /// The ring cannot go on; its connections are in an unknown state and the process must end.
+    pub fn run(mut self) -> Result<(), RingError> {
+        let mut done = Vec::new();
+        while !self.is_drained() {
+            self.turn(&mut done)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, done: &mut Vec<Completion>) -> Result<(), RingError> {
+        self.refill_accepts();
+        self.receive_readable();
+        self.flush_dirty();
+        let timeout = self.wait_at_most();
+        self.io.turn(timeout, done)?;
+        self.mailbox.unpark();
+        self.now_tick = (self.io.now_us() / (TICK_MS * 1000)) as u32;
+        for completion in done.drain(..) {
+            self.dispatch(completion);
+        }
+        self.finish_sent();
+        self.take_mail();
+        self.run_timers();
+        self.drain_step();
+        self.counters.turns.add(1);
+        self.counters.slots_held.set(self.conns.len() as u64);
+        self.counters.buffers_held.set(self.pool.leased().into());
+        Ok(())
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        match completion {
+            Completion::Accepted { slot, peer } => self.handle_accepted(slot, peer),
+            Completion::AcceptFailed { errno } => self.handle_accept_failed(errno),
+            Completion::Polled { id, result, more } => self.handle_polled(id, result, more),
+            Completion::Received { id, into, result, nonempty } => self.handle_received(id, into, result, nonempty),
+            Completion::Unsent { id, rest, result } => self.handle_unsent(id, rest, result),
+            Completion::Sent { id, rest, result } => self.handle_sent(id, rest, result),
+            Completion::Shut { id } => self.handle_operation_ended(id, flag::SHUTTING),
+            Completion::Closed { id } => self.handle_closed(id),
+            Completion::Woken => {}
+            Completion::Connected { .. } => unreachable!("a reactor does not connect"),
+        }
+    }
+
+    /// How long the next enter may wait. Mail that came before the core parked is seen here; later mail rings.
+    fn wait_at_most(&mut self) -> Option<Duration> {
+        if !self.readable.is_empty() {
+            // With every buffer lent out, wait for one rather than spin.
+            let starved = self.pool.leased() >= u32::from(self.options.budget.buffers_max);
+            return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
+        }
+        if self.drain_has_steps() || !self.mailbox.park() {
+            return Some(Duration::ZERO);
+        }
+        let second = self.second_tick.saturating_sub(self.now_tick);
+        let next_ticks = self.wheel.next_in_ticks().map_or(second, |next| next.min(second)).max(1);
+        let wake_us = (u64::from(self.now_tick) + u64::from(next_ticks)) * TICK_MS * 1000;
+        Some(Duration::from_micros(wake_us.saturating_sub(self.io.now_us()).max(1)))
+    }
+
+    /// Carries out what the last callback asked for.
+    fn apply_actions(&mut self) {
+        while !self.outbox.is_empty() {
+            let mut actions = self.outbox.take_actions(std::mem::take(&mut self.spare_actions));
+            for action in actions.drain(..) {
+                match action {
+                    Action::Send { to, frame } => self.send_message(to, frame),
+                    Action::Close { conn, code, reason } => self.close_by_handler(conn, code, &reason),
+                    Action::Decide { conn, decision } => self.handle_decision(conn, decision),
+                }
+            }
+            self.spare_actions = actions;
+        }
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.slot, id.generation)
+    }
+}

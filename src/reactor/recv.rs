@@ -1,0 +1,302 @@
+//! Input: readable connections receive into a pool buffer, or straight into a large message, and their bytes become
+//! messages.
+//!
+//! An idle connection waits on a multishot poll and owns no buffer. The poll is edge-triggered: a connection is received
+//! from until the kernel says the socket is empty, one receive a turn, so that no peer starves the others.
+
+use super::conn::{Phase, flag};
+use super::Reactor;
+use crate::buf::{Buffer, Payload, Segment};
+use crate::handler::{Handler, Message};
+use crate::proto::close::{CloseReason, Violation};
+use crate::proto::frame::{Opcode, encode_header};
+use crate::proto::message::{ControlBody, Event, HEADROOM, Input, Kind, Place, Spill, next};
+use crate::sys::{ConnId, Inbound, Io};
+use std::ops::Range;
+
+/// Receives of one turn: enough to share the system call, few enough to keep their bytes in the cache.
+const RECEIVES_PER_TURN: usize = 64;
+
+/// Bytes still missing from a frame from which on the kernel writes straight into the message.
+const DIRECT_BYTES_MIN: usize = 4096;
+
+/// Received bytes and what owns them.
+pub(super) enum Owner {
+    Buffer(Buffer),
+    Bytes(Vec<u8>),
+    /// The bytes are in the spill already.
+    Spill,
+}
+
+impl Owner {
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Owner::Buffer(buffer) => buffer,
+            Owner::Bytes(bytes) => bytes,
+            Owner::Spill => &mut [],
+        }
+    }
+
+    fn into_segment(self, range: Range<usize>) -> Option<Segment> {
+        match self {
+            Owner::Buffer(buffer) => Some(Segment::Buffer(buffer, range)),
+            Owner::Bytes(bytes) => Some(Segment::Bytes(bytes, range)),
+            Owner::Spill => None,
+        }
+    }
+}
+
+/// How a run of frames ended.
+enum Stop {
+    /// All bytes are read.
+    End,
+    /// The connection is no longer open; what follows is ignored.
+    Closed,
+    Violation(Violation),
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    pub(super) fn handle_polled(&mut self, id: ConnId, result: i32, more: bool) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return self.counters.completions_stale.add(1);
+        };
+        if !more {
+            conn.clear(flag::POLL_ARMED);
+        }
+        if conn.phase == Phase::Releasing {
+            return self.try_release(id);
+        }
+        if !more {
+            // The kernel ends a multishot poll when it is short of memory or completions overflow.
+            conn.set(flag::POLL_ARMED);
+            self.io.poll(id);
+        }
+        if result != -libc::ECANCELED {
+            self.mark_readable(id);
+        }
+    }
+
+    pub(super) fn mark_readable(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if !conn.has(flag::READABLE) {
+            conn.set(flag::READABLE);
+            self.readable.push_back(id);
+        }
+    }
+
+    /// Queues receives for connections with input, in the order it was noticed.
+    pub(super) fn receive_readable(&mut self) {
+        let pause_bytes = self.options.send_queue_bytes_max / 2;
+        for _ in 0..RECEIVES_PER_TURN.min(self.options.budget.sq_entries as usize / 2) {
+            let Some(id) = self.readable.pop_front() else { return };
+            let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { continue };
+            if conn.phase == Phase::Releasing {
+                continue;
+            }
+            if conn.has(flag::SENDING) && conn.backlog_bytes() >= pause_bytes {
+                // It does not read what it is sent: TCP holds the rest back for us.
+                conn.clear(flag::READABLE);
+                conn.set(flag::PAUSED);
+                continue;
+            }
+            let into = match conn.spill.as_mut().and_then(|spill| spill.begin_direct(DIRECT_BYTES_MIN)) {
+                Some((message, bytes_max)) => Inbound::Append(message, bytes_max),
+                None => match self.pool.lease() {
+                    Some(buffer) => Inbound::Buffer(buffer),
+                    None => return self.readable.push_front(id),
+                },
+            };
+            conn.clear(flag::READABLE);
+            conn.set(flag::RECEIVING);
+            self.io.recv(id, into);
+        }
+    }
+
+    pub(super) fn handle_received(&mut self, id: ConnId, into: Inbound, result: i32, nonempty: bool) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return self.counters.completions_stale.add(1);
+        };
+        conn.clear(flag::RECEIVING);
+        if conn.phase == Phase::Releasing {
+            return self.try_release(id);
+        }
+        let owner = match into {
+            Inbound::Buffer(buffer) => Owner::Buffer(buffer),
+            Inbound::Append(message, _) => {
+                if let Some(spill) = &mut conn.spill {
+                    spill.finish_direct(message);
+                }
+                Owner::Spill
+            }
+        };
+        match result {
+            0 => self.handle_end_of_input(id),
+            error if error == -libc::EAGAIN => self.counters.receives_empty.add(1),
+            error if error == -libc::EINTR => self.mark_readable(id),
+            error if error < 0 => self.begin_release(id, CloseReason::PeerReset),
+            received => {
+                self.counters.bytes_received.add(received as u64);
+                self.options.heard(conn);
+                if nonempty {
+                    self.mark_readable(id);
+                }
+                self.handle_bytes(id, owner, received as usize);
+            }
+        }
+    }
+
+    fn handle_bytes(&mut self, id: ConnId, owner: Owner, received: usize) {
+        let Some(conn) = self.conn(id) else { return };
+        match conn.phase {
+            Phase::Open | Phase::Closing => self.read_frames(id, owner, 0..received),
+            Phase::Request | Phase::Deciding => {
+                if let Owner::Buffer(buffer) = owner {
+                    self.read_request(id, buffer, received);
+                }
+            }
+            // Discarded, but noticed: more may follow, and a reset must not overtake the last output.
+            Phase::Finishing | Phase::Refusing | Phase::Lingering | Phase::Releasing => {}
+        }
+    }
+
+    /// Hands every message in `range` of the received bytes to the handler.
+    pub(super) fn read_frames(&mut self, id: ConnId, mut owner: Owner, range: Range<usize>) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        let mut spill = conn.spill.take();
+        let started = spill.as_ref().map(|spill| spill.started_tick);
+        let bytes = if matches!(owner, Owner::Spill) { &mut [] } else { &mut owner.bytes_mut()[range.clone()] };
+        let mut input = Input { bytes, at: 0 };
+        let mut replies = 0..0;
+        let mut messages = 0;
+        let stop = loop {
+            match next(&mut spill, &mut input, &self.options.limits) {
+                Ok(None) => break Stop::End,
+                Err(violation) => break Stop::Violation(violation),
+                Ok(Some(Event::Message { kind, body })) => {
+                    messages += 1;
+                    self.handle_message(id, kind, body, &mut spill, &mut input, &mut replies);
+                }
+                Ok(Some(Event::Ping(body))) => {
+                    self.send_replies(id, input.bytes, &mut replies);
+                    self.send_pong(id, &body);
+                }
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(code))) => {
+                    self.send_replies(id, input.bytes, &mut replies);
+                    self.handle_close_frame(id, code, input.at < input.bytes.len());
+                }
+            }
+            if self.conn(id).is_none_or(|conn| !matches!(conn.phase, Phase::Open | Phase::Closing)) {
+                break Stop::Closed;
+            }
+        };
+        self.counters.messages_received.add(messages);
+        if !replies.is_empty() {
+            let replies = range.start + replies.start..range.start + replies.end;
+            if let Some(segment) = owner.into_segment(replies) {
+                self.enqueue(id, segment);
+            }
+        }
+        match stop {
+            Stop::End => self.keep_spill(id, spill, started.filter(|_| messages == 0), messages > 0),
+            Stop::Violation(violation) => self.fail(id, violation.reason()),
+            Stop::Closed => {}
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        id: ConnId,
+        kind: Kind,
+        body: Place,
+        spill: &mut Option<Box<Spill>>,
+        input: &mut Input<'_>,
+        replies: &mut Range<usize>,
+    ) {
+        if self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
+            return; // after our Close its data no longer counts
+        }
+        let payload = match (&body, spill.as_mut()) {
+            (Place::Input(range), _) => &mut input.bytes[range.clone()],
+            (Place::Spill, Some(spill)) => spill.body_mut(),
+            (Place::Spill, None) => return,
+        };
+        self.handler.on_message(id, Message::new(id, kind, payload), &mut self.outbox);
+        if let Some((kind, len)) = self.outbox.take_reply() {
+            self.counters.messages_sent.add(1);
+            match body {
+                Place::Input(range) => write_reply(input.bytes, replies, kind, range.start, len),
+                Place::Spill => {
+                    self.send_replies(id, input.bytes, replies);
+                    if let Some(spill) = spill {
+                        self.enqueue(id, reply_in_message(spill.take_body(), kind, len));
+                    }
+                }
+            }
+        }
+        if !self.outbox.is_empty() {
+            self.send_replies(id, input.bytes, replies);
+            self.apply_actions();
+        }
+    }
+
+    /// Queues the replies built so far as a copy, because something else goes between them and the next.
+    fn send_replies(&mut self, id: ConnId, bytes: &[u8], replies: &mut Range<usize>) {
+        if !Range::is_empty(replies) {
+            let copy = bytes[std::mem::take(replies)].to_vec();
+            let len = copy.len();
+            self.enqueue(id, Segment::Bytes(copy, 0..len));
+        }
+    }
+
+    fn send_pong(&mut self, id: ConnId, body: &ControlBody) {
+        if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
+            let (header, header_len) = encode_header(Opcode::Pong, body.len());
+            self.enqueue(id, Segment::payload(Payload::new(&[&header[..header_len], body])));
+        }
+    }
+
+    /// Puts the incomplete rest back; its deadline runs from when it was first seen incomplete.
+    fn keep_spill(&mut self, id: ConnId, spill: Option<Box<Spill>>, started: Option<u32>, active: bool) {
+        let (now, deadline) = (self.now_tick, self.now_tick + self.options.message_deadline_ticks);
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if active {
+            conn.active_tick = now;
+        }
+        let Some(mut spill) = spill else { return };
+        let first = started.is_none_or(|tick| tick == 0);
+        if first {
+            spill.started_tick = now.max(1);
+        } else if let Some(tick) = started {
+            spill.started_tick = tick;
+        }
+        conn.spill = Some(spill);
+        if first {
+            self.arm_no_later_than(id, deadline);
+        }
+    }
+}
+
+/// Writes a reply of the message at `body` behind the replies already in the buffer. A server's header is at least four
+/// bytes shorter than a client's, so replies never catch up with the input that is still to be read.
+fn write_reply(bytes: &mut [u8], replies: &mut Range<usize>, kind: Kind, body: usize, len: usize) {
+    let (header, header_len) = encode_header(kind.into(), len);
+    if Range::is_empty(replies) {
+        *replies = body - header_len..body - header_len;
+    }
+    let start = replies.end + header_len;
+    if start != body {
+        bytes.copy_within(body..body + len, start);
+    }
+    bytes[replies.end..start].copy_from_slice(&header[..header_len]);
+    replies.end = start + len;
+}
+
+/// A reply whose header goes into the headroom before a message that came in parts.
+fn reply_in_message(mut message: Vec<u8>, kind: Kind, len: usize) -> Segment {
+    let (header, header_len) = encode_header(kind.into(), len);
+    let start = HEADROOM - header_len;
+    message[start..HEADROOM].copy_from_slice(&header[..header_len]);
+    Segment::Bytes(message, start..HEADROOM + len)
+}
+

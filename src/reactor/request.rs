@@ -1,0 +1,184 @@
+//! From a TCP connection to a WebSocket: the request head, the refusals, the handler's decision, the 101.
+
+use super::Reactor;
+use super::conn::{Phase, flag};
+use super::recv::Owner;
+use crate::buf::{Buffer, Payload, Segment};
+use crate::handler::{Decision, Handler, Request, Response};
+use crate::proto::close::CloseReason;
+use crate::proto::head::{self, HEAD_BYTES_MAX};
+use crate::proto::response::Status;
+use crate::proto::upgrade::{self, Refusal, accept_response};
+use crate::sys::{ConnId, Io};
+use std::ops::Range;
+
+/// What is kept of a request that did not come whole, or is not decided.
+pub(super) struct PartialHead {
+    /// The head so far; once undecided, what the client sent behind it.
+    bytes: Vec<u8>,
+    /// The accept key, once undecided.
+    accept: Option<[u8; 28]>,
+}
+
+/// What a request gets.
+enum Answer {
+    Upgrade { accept: [u8; 28], subprotocol: Option<String> },
+    Undecided { accept: [u8; 28] },
+    Respond(Response),
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Answer {
+        Answer::Respond(Response { bytes: Payload::new(&[&refusal.response()]) })
+    }
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Answer {
+        Answer::Respond(Response::refuse(status, status.phrase()))
+    }
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    /// Reads `received` more bytes of a request.
+    pub(super) fn read_request(&mut self, id: ConnId, buffer: Buffer, received: usize) {
+        let fresh = &buffer[..received];
+        let (answer, end) = match self.heads.remove(&id.slot) {
+            Some(ahead) if ahead.accept.is_some() => return self.keep_ahead(id, ahead, fresh),
+            Some(mut partial) => {
+                let before = partial.bytes.len();
+                partial.bytes.extend_from_slice(fresh);
+                match find_head(&partial.bytes, before) {
+                    Ok(Some(end)) => (self.judge(id, &partial.bytes[..end]), end - before),
+                    Ok(None) => return self.keep_head(id, partial.bytes),
+                    Err(status) => (status.into(), received),
+                }
+            }
+            None => match find_head(fresh, 0) {
+                Ok(Some(end)) => (self.judge(id, &fresh[..end]), end),
+                Ok(None) => return self.keep_head(id, fresh.to_vec()),
+                Err(status) => (status.into(), received),
+            },
+        };
+        self.answer(id, answer, Owner::Buffer(buffer), end..received);
+    }
+
+    fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
+        self.heads.insert(id.slot, PartialHead { bytes, accept: None });
+    }
+
+    /// Keeps frames sent before the request is decided, within the cap on handshake bytes.
+    fn keep_ahead(&mut self, id: ConnId, mut ahead: PartialHead, fresh: &[u8]) {
+        if ahead.bytes.len() + fresh.len() > HEAD_BYTES_MAX {
+            return self.respond(id, Response::refuse(Status::BadRequest, "Too much was sent before the upgrade."));
+        }
+        ahead.bytes.extend_from_slice(fresh);
+        self.heads.insert(id.slot, ahead);
+    }
+
+    /// Judges a complete head, asking the handler where the protocol leaves a choice.
+    fn judge(&mut self, id: ConnId, head_bytes: &[u8]) -> Answer {
+        let head = match head::parse(head_bytes) {
+            Ok(head) => head,
+            Err(status) => return status.into(),
+        };
+        let accept = match upgrade::wants_upgrade(&head).then(|| upgrade::check(&head)).transpose() {
+            Ok(upgrade) => upgrade.map(|upgrade| upgrade.accept),
+            Err(refusal) => return refusal.into(),
+        };
+        let Some(conn) = self.conns.get(id.slot, id.generation) else { return Status::InternalError.into() };
+        let is_ready = self.drain.is_none() && !conn.has(flag::SURPLUS);
+        if accept.is_some() && !is_ready {
+            return Status::Unavailable.into();
+        }
+        let peer = conn.peer();
+        let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
+        match (self.handler.on_request(&request, &mut self.outbox), accept) {
+            (Decision::Respond(response), _) => Answer::Respond(response),
+            (Decision::Accept { subprotocol }, Some(accept)) => Answer::Upgrade { accept, subprotocol },
+            (Decision::Later, Some(accept)) => Answer::Undecided { accept },
+            (Decision::Accept { .. } | Decision::Later, None) => Refusal::NotWebSocket.into(),
+        }
+    }
+
+    /// Answers; `rest` is what the client sent behind its request.
+    fn answer(&mut self, id: ConnId, answer: Answer, mut owner: Owner, rest: Range<usize>) {
+        match answer {
+            Answer::Respond(response) => self.respond(id, response),
+            Answer::Upgrade { accept, subprotocol } => {
+                self.open(id, &accept, subprotocol.as_deref());
+                if !rest.is_empty() {
+                    self.read_frames(id, owner, rest);
+                }
+            }
+            Answer::Undecided { accept } => {
+                let bytes = owner.bytes_mut()[rest].to_vec();
+                self.heads.insert(id.slot, PartialHead { bytes, accept: Some(accept) });
+                if let Some(conn) = self.conn(id) {
+                    conn.phase = Phase::Deciding;
+                }
+            }
+        }
+        self.apply_actions();
+    }
+
+    /// The handler has decided a request it had left open.
+    pub(super) fn handle_decision(&mut self, id: ConnId, decision: Decision) {
+        if self.conn(id).is_none_or(|conn| conn.phase != Phase::Deciding) {
+            return;
+        }
+        let Some(PartialHead { bytes, accept: Some(accept) }) = self.heads.remove(&id.slot) else { return };
+        let answer = match decision {
+            Decision::Accept { subprotocol } => Answer::Upgrade { accept, subprotocol },
+            Decision::Respond(response) => Answer::Respond(response),
+            Decision::Later => Answer::Undecided { accept },
+        };
+        let rest = 0..bytes.len();
+        self.answer(id, answer, Owner::Bytes(bytes), rest);
+    }
+
+    fn open(&mut self, id: ConnId, accept: &[u8; 28], subprotocol: Option<&str>) {
+        let (now, due) = (self.now_tick, self.first_heartbeat_tick());
+        let Some(conn) = self.conn(id) else { return };
+        conn.phase = Phase::Open;
+        conn.set(flag::OPENED);
+        conn.active_tick = now;
+        conn.due_tick = due;
+        self.counters.upgraded.add(1);
+        self.counters.connections_open.add(1);
+        let response = accept_response(accept, subprotocol);
+        let len = response.len();
+        self.enqueue(id, Segment::Bytes(response, 0..len));
+        self.arm_next(id);
+        self.handler.on_open(id, &mut self.outbox);
+        self.apply_actions();
+    }
+
+    /// Answers without an upgrade: the response, the end of our side, then what the client still sends is discarded.
+    fn respond(&mut self, id: ConnId, response: Response) {
+        self.counters.responses.add(1);
+        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeRefused);
+    }
+
+    /// The handshake deadline has come: who has begun a request is told, who said nothing is not.
+    pub(super) fn handle_handshake_timeout(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let undecided = conn.phase == Phase::Deciding;
+        if !self.heads.contains_key(&id.slot) {
+            return self.begin_release(id, CloseReason::HandshakeTimeout);
+        }
+        let status = if undecided { Status::Unavailable } else { Status::RequestTimeout };
+        let response = Response::refuse(status, status.phrase());
+        self.counters.responses.add(1);
+        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeTimeout);
+    }
+}
+
+/// The end of the head in `bytes`, of which the first `searched` were looked at before.
+fn find_head(bytes: &[u8], searched: usize) -> Result<Option<usize>, Status> {
+    match head::find_end(bytes, searched) {
+        Some(end) if end > HEAD_BYTES_MAX => Err(Status::HeadTooLarge),
+        Some(end) => Ok(Some(end)),
+        None => head::refuse_early(bytes, searched).map(|()| None),
+    }
+}

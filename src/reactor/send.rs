@@ -1,0 +1,195 @@
+//! Output: queued on the connection, gathered once a turn, sent without waiting; what does not fit waits in the kernel.
+//!
+//! The cheap send is silent when all went out. When it did not, the rest comes back and is sent again as one waiting send;
+//! until that ends, new output queues behind it, so bytes never reorder.
+
+use super::Reactor;
+use super::conn::{Phase, flag};
+use crate::buf::{Payload, Segment, SendQueue};
+use crate::handler::Handler;
+use crate::proto::close::CloseReason;
+use crate::proto::frame::{Opcode, encode_header};
+use crate::sys::{ConnId, Io, Outbound};
+
+/// Empty send queues kept for reuse.
+const SPARE_QUEUES_MAX: usize = 256;
+
+/// The heartbeat's ping, the same for every connection.
+pub(super) fn ping_frame() -> Payload {
+    let (header, header_len) = encode_header(Opcode::Ping, 0);
+    Payload::new(&[&header[..header_len]])
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    /// Queues an encoded message for an open connection.
+    pub(super) fn send_message(&mut self, to: ConnId, frame: Payload) {
+        if self.conn(to).is_some_and(|conn| conn.phase == Phase::Open) {
+            self.counters.messages_sent.add(1);
+            self.enqueue(to, Segment::payload(frame));
+        }
+    }
+
+    /// Queues output. A connection whose backlog would pass the limit ends instead.
+    pub(super) fn enqueue(&mut self, id: ConnId, segment: Segment) {
+        let len = segment.bytes().len();
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if matches!(conn.phase, Phase::Lingering | Phase::Releasing) {
+            return;
+        }
+        let backlog = conn.backlog_bytes();
+        // One message alone may exceed the limit: that of its own size has let it in.
+        if backlog > 0 && backlog + len > self.options.send_queue_bytes_max {
+            return self.begin_release(id, CloseReason::SlowConsumer);
+        }
+        let waits = conn.has(flag::SENDING);
+        let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
+        // What may wait for long must not hold a receive buffer.
+        queue.push(if waits { unpin(segment) } else { segment });
+        self.counters.bytes_sent.add(len as u64);
+        if !waits && !conn.has(flag::DIRTY) {
+            conn.set(flag::DIRTY);
+            self.dirty.push(id);
+        }
+    }
+
+    /// One gathered send for each connection with output.
+    pub(super) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            self.flush(id);
+        }
+        self.dirty = dirty; // sending queues nothing, so the list kept its memory and lost nothing
+    }
+
+    fn flush(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        conn.clear(flag::DIRTY);
+        if conn.has(flag::SENDING) {
+            return;
+        }
+        let ends = matches!(conn.phase, Phase::Finishing | Phase::Refusing);
+        if let Some(mut queue) = conn.out.take() {
+            if queue.len() > I::SEGMENTS_PER_SEND {
+                conn.set(flag::SENDING);
+                conn.out = Some(in_flight_marker(queue.bytes(), self.spare_queues.pop()));
+                self.io.send_all(id, Outbound::Queue(queue));
+            } else if let Some(segment) = queue.take_single() {
+                self.recycle(queue);
+                self.io.send_now(id, Outbound::Segment(segment));
+            } else if !queue.is_empty() {
+                self.io.send_now(id, Outbound::Queue(queue));
+            }
+        }
+        if ends {
+            self.finishing.push(id);
+        }
+    }
+
+    /// Keeps an empty queue for the next connection that needs one.
+    pub(super) fn recycle(&mut self, mut queue: Box<SendQueue>) {
+        if self.spare_queues.len() < SPARE_QUEUES_MAX {
+            queue.clear();
+            self.spare_queues.push(queue);
+        }
+    }
+
+    /// The socket was full: what is left waits in the kernel.
+    pub(super) fn handle_unsent(&mut self, id: ConnId, rest: Outbound, result: i32) {
+        self.counters.sends_short.add(1);
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return self.counters.completions_stale.add(1);
+        };
+        if conn.phase == Phase::Releasing {
+            return;
+        }
+        if result < 0 && result != -libc::EAGAIN {
+            return self.handle_send_error(id, -result);
+        }
+        self.send_waiting(id, rest);
+    }
+
+    fn send_waiting(&mut self, id: ConnId, rest: Outbound) {
+        let rest = match rest {
+            Outbound::Segment(segment) => Outbound::Segment(unpin(segment)),
+            queue => queue,
+        };
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        conn.set(flag::SENDING);
+        match &mut conn.out {
+            Some(queue) => queue.in_flight_bytes = rest.bytes(),
+            empty => *empty = Some(in_flight_marker(rest.bytes(), self.spare_queues.pop())),
+        }
+        self.io.send_all(id, rest);
+    }
+
+    /// A waiting send ended.
+    pub(super) fn handle_sent(&mut self, id: ConnId, rest: Outbound, result: i32) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return self.counters.completions_stale.add(1);
+        };
+        if conn.phase == Phase::Releasing {
+            return self.handle_operation_ended(id, flag::SENDING);
+        }
+        if result < 0 {
+            conn.clear(flag::SENDING);
+            return self.handle_send_error(id, -result);
+        }
+        self.options.heard(conn); // it reads: progress is a sign of life
+        conn.clear(flag::SENDING);
+        if rest.bytes() > 0 { self.send_waiting(id, rest) } else { self.handle_room(id) }
+    }
+
+    /// The socket has room: send what queued up, and read again.
+    fn handle_room(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        let resumed = conn.has(flag::PAUSED);
+        conn.clear(flag::PAUSED);
+        if let Some(mut queue) = conn.out.take() {
+            queue.in_flight_bytes = 0;
+            if queue.is_empty() {
+                self.recycle(queue);
+            } else {
+                conn.out = Some(queue);
+            }
+        }
+        if resumed {
+            self.mark_readable(id);
+        }
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        if !conn.has(flag::DIRTY) {
+            conn.set(flag::DIRTY);
+            self.dirty.push(id);
+        }
+        if conn.phase == Phase::Open && conn.out.is_none() {
+            self.handler.on_writable(id, &mut self.outbox);
+            self.apply_actions();
+        }
+    }
+
+    fn handle_send_error(&mut self, id: ConnId, errno: i32) {
+        let reason = match errno {
+            libc::EPIPE | libc::ECONNRESET => CloseReason::PeerReset,
+            _ => CloseReason::SendFailed,
+        };
+        self.begin_release(id, reason);
+    }
+}
+
+/// The queue of a connection whose output is all in flight.
+fn in_flight_marker(in_flight_bytes: usize, spare: Option<Box<SendQueue>>) -> Box<SendQueue> {
+    let mut queue = spare.unwrap_or_default();
+    queue.in_flight_bytes = in_flight_bytes;
+    queue
+}
+
+/// Copies what lies in a receive buffer, so that the buffer is free again.
+fn unpin(segment: Segment) -> Segment {
+    match &segment {
+        Segment::Buffer(..) => {
+            let bytes = segment.bytes().to_vec();
+            let len = bytes.len();
+            Segment::Bytes(bytes, 0..len)
+        }
+        _ => segment,
+    }
+}

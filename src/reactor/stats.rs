@@ -1,0 +1,73 @@
+//! What one core counts. One writer, any number of readers, no locked instruction.
+
+use crate::proto::close::CloseReason;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number one thread writes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, more: u64) {
+        // Not fetch_add: there is one writer, and readers only need some recent value.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// A recent value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($field:ident $doc:literal;)*) => {
+        /// The counters of one core.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $(#[doc = $doc] pub $field: Counter,)*
+            /// Connections ended, by [`CloseReason`].
+            pub closed: [Counter; CloseReason::ALL.len()],
+        }
+
+        /// Counters of all cores, added up.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Totals {
+            $(#[doc = $doc] pub $field: u64,)*
+            /// Connections ended, by [`CloseReason`] in its order.
+            pub closed: [u64; CloseReason::ALL.len()],
+        }
+
+        impl Totals {
+            /// Adds the counters of one core.
+            pub(crate) fn add(&mut self, core: &Counters) {
+                $(self.$field += core.$field.get();)*
+                for (total, counter) in self.closed.iter_mut().zip(&core.closed) {
+                    *total += counter.get();
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    slots_held "Slots taken now: connections in any phase, each with one direct descriptor.";
+    buffers_held "Receive buffers leased now.";
+    connections_open "Upgraded connections now.";
+    accepted "TCP connections accepted.";
+    accept_failures "Accepts the kernel failed.";
+    upgraded "Requests upgraded.";
+    responses "Requests answered without an upgrade.";
+    messages_received "Whole messages received.";
+    bytes_received "Bytes received.";
+    messages_sent "Messages queued to be sent.";
+    bytes_sent "Bytes queued to be sent.";
+    pings_sent "Pings sent by the heartbeat.";
+    sends_short "Sends the socket could not take at once.";
+    receives_empty "Wake-ups that found nothing to receive.";
+    completions_stale "Completions of connections that had gone.";
+    turns "Turns of the loop: system calls, but for those of a full submission queue.";
+}

@@ -1,0 +1,141 @@
+//! Deadlines. One timer a connection, armed for the nearest; when it fires, what is due is worked out anew, so that
+//! neither a message nor a pong touches the wheel.
+
+use super::conn::{Conn, Phase, flag};
+use super::{Options, Reactor, TICK_MS};
+use crate::buf::Segment;
+use crate::ds::Timers;
+use crate::handler::Handler;
+use crate::proto::close::CloseReason;
+use crate::sys::{ConnId, Io};
+use std::hash::{BuildHasher, RandomState};
+
+/// Buffers kept over a quiet second.
+const BUFFERS_KEPT: usize = 16;
+
+/// A start for the sequence that spreads pings.
+pub(super) fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+impl Options {
+    /// Something came from the peer: an unanswered ping counts as answered, and the next is due an interval after it.
+    pub(super) fn heard(&self, conn: &mut Conn) {
+        if conn.has(flag::PINGED) {
+            conn.clear(flag::PINGED);
+            let interval = self.ping_interval_ticks.unwrap_or(0);
+            conn.due_tick = (conn.due_tick + interval).saturating_sub(self.pong_timeout_ticks);
+        }
+    }
+
+    /// The nearest deadline of an open connection.
+    fn next_deadline(&self, conn: &Conn) -> Option<u32> {
+        let heartbeat = self.ping_interval_ticks.map(|_| conn.due_tick);
+        let idle = self.idle_timeout_ticks.map(|timeout| conn.active_tick + timeout);
+        [heartbeat, idle, self.message_due(conn)].into_iter().flatten().min()
+    }
+
+    fn message_due(&self, conn: &Conn) -> Option<u32> {
+        let spill = conn.spill.as_ref().filter(|spill| spill.in_message())?;
+        Some(spill.started_tick + self.message_deadline_ticks)
+    }
+}
+
+impl<I: Io, H: Handler> Reactor<I, H> {
+    /// The first ping of a connection comes at a random point of the interval's second half: connections that came
+    /// together, or all at once after a cut, are not pinged together.
+    pub(super) fn first_heartbeat_tick(&mut self) -> u32 {
+        let interval = self.options.ping_interval_ticks.unwrap_or(0);
+        // splitmix64, Steele et al., "Fast splittable pseudorandom number generators", 2014.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let spread = (z >> 33) as u32 % (interval / 2).max(1);
+        self.now_tick + interval - spread
+    }
+
+    /// Arms the timer of an open connection for its nearest deadline.
+    pub(super) fn arm_next(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
+        match self.options.next_deadline(conn) {
+            Some(deadline) => self.wheel.arm(&mut self.conns, id.slot, deadline),
+            None => self.wheel.disarm(&mut self.conns, id.slot),
+        }
+    }
+
+    /// Moves the timer forward if it is armed for later than `deadline`.
+    pub(super) fn arm_no_later_than(&mut self, id: ConnId, deadline: u32) {
+        if self.conns.timer(id.slot).deadline().is_none_or(|armed| armed > deadline) {
+            self.wheel.arm(&mut self.conns, id.slot, deadline);
+        }
+    }
+
+    pub(super) fn run_timers(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance(&mut self.conns, self.now_tick, &mut fired);
+        for slot in fired.drain(..) {
+            if let Some(generation) = self.conns.generation(slot) {
+                self.handle_timer(ConnId { slot, generation });
+            }
+        }
+        self.fired = fired;
+        if self.now_tick >= self.second_tick {
+            self.second_tick = self.now_tick + super::ticks(1000);
+            self.pool.trim(BUFFERS_KEPT);
+            self.handler.on_tick(u64::from(self.now_tick) * TICK_MS, &mut self.outbox);
+        }
+        self.apply_actions();
+    }
+
+    fn handle_timer(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
+        match conn.phase {
+            Phase::Open => self.handle_open_timer(id),
+            Phase::Request | Phase::Deciding => self.handle_handshake_timeout(id),
+            Phase::Closing => self.begin_release(id, CloseReason::CloseTimeout),
+            Phase::Finishing | Phase::Refusing | Phase::Lingering => self.release(id),
+            Phase::Releasing => {}
+        }
+    }
+
+    fn handle_open_timer(&mut self, id: ConnId) {
+        let now = self.now_tick;
+        let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
+        if self.options.message_due(conn).is_some_and(|due| now >= due) {
+            return self.fail(id, CloseReason::MessageDeadline);
+        }
+        if self.options.idle_timeout_ticks.is_some_and(|timeout| now >= conn.active_tick + timeout) {
+            let reason = CloseReason::IdleTimeout;
+            return self.begin_close(id, reason.code(), "", reason);
+        }
+        if let Some(interval) = self.options.ping_interval_ticks
+            && now >= conn.due_tick
+        {
+            self.handle_heartbeat(id, interval);
+        }
+        if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
+            self.arm_next(id);
+        }
+    }
+
+    fn handle_heartbeat(&mut self, id: ConnId, interval: u32) {
+        let (now, timeout) = (self.now_tick, self.options.pong_timeout_ticks);
+        let Some(conn) = self.conn(id) else { return };
+        if conn.has(flag::PINGED) {
+            // Not read because of its backlog, and that has not moved: it is slow rather than gone.
+            let stalled = conn.has(flag::PAUSED);
+            let reason = if stalled { CloseReason::SlowConsumer } else { CloseReason::HeartbeatTimeout };
+            return self.begin_release(id, reason);
+        }
+        if conn.active_tick + interval > now {
+            conn.due_tick = now + interval; // it spoke within the interval; its place in the spread is kept
+            return;
+        }
+        conn.set(flag::PINGED);
+        conn.due_tick = now + timeout;
+        self.counters.pings_sent.add(1);
+        let ping = self.ping.clone();
+        self.enqueue(id, Segment::payload(ping));
+    }
+}
