@@ -185,12 +185,8 @@ fn origin_form<'a>(target: &'a str, host: &[u8]) -> Option<&'a str> {
 /// behind a proxy that decodes it.
 fn is_plain_path(path: &str) -> bool {
     let escapes_fit = path.split('%').skip(1).all(|after| {
-        let decoded = after.get(..2).and_then(|digits| {
-            digits
-                .bytes()
-                .all(|digit| digit.is_ascii_hexdigit())
-                .then(|| u8::from_str_radix(digits, 16).ok())?
-        });
+        // from_str_radix takes "+a" for a number too, but one that is a control byte.
+        let decoded = after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         decoded.is_some_and(|byte| !byte.is_ascii_control() && !matches!(byte, b'/' | b'\\' | b'.'))
     });
     escapes_fit && !path.contains('\\') && path.split('/').all(|segment| segment != "..")
@@ -295,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_cannot_become_a_request_is_refused_before_its_end() {
-        let rows: [(&[u8], Status); 7] = [
+        let rows: [(&[u8], Status); 8] = [
             (b"\x16", Status::BadRequest),            // a TLS hello
             (b"\x81", Status::BadRequest),            // a frame
             (b"GET\t", Status::BadRequest),           // no space after the method
@@ -303,6 +299,7 @@ mod tests {
             (b"GET / HTTP/1.0\r\n", Status::VersionNotSupported),
             (b"GET / HTTP/1.1\r\nA: \0", Status::BadRequest),
             (b"GET / HTTP/1.1\r\nA: b\n", Status::BadRequest),
+            (b"GET / HTTP/1.1\r\nA: b\rC", Status::BadRequest),
         ];
         for (bytes, expected) in rows {
             assert_eq!(status(bytes, 1), Some(expected), "{bytes:?}");

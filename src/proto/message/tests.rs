@@ -142,7 +142,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives straight into the message; the count taken, or `None` where that is not possible.
+    /// Receives as much of `bytes` as it can straight into the message, and what is left, if that is little, in a
+    /// buffer before the decoder is called; the count taken, or `None` where that is not possible.
     fn receive_direct(&mut self, bytes: &[u8], at_least: usize) -> Option<Result<usize, Violation>> {
         let (mut message, room) = self.spill.as_mut()?.begin_direct(at_least)?;
         let (count, address) = (room.min(bytes.len()), message.as_ptr());
@@ -151,7 +152,8 @@ impl Connection {
         assert_eq!(message.as_ptr(), address, "the room is within the capacity");
         self.spill.as_mut()?.finish_direct(message);
         self.received += count;
-        Some(self.receive(&[]).map(|()| count))
+        let rest = if bytes.len() - count < 100 { &bytes[count..] } else { &[] };
+        Some(self.receive(rest).map(|()| count + rest.len()))
     }
 
     /// All of `bytes`, cut as `cuts` says: a length, and whether to try the direct way.
@@ -203,30 +205,34 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A message in up to seven frames (one more than allowed), with control frames between them.
-fn message() -> impl Strategy<Value = Vec<u8>> {
-    let control = prop_oneof![
+/// Nothing, mostly, or a control frame.
+fn control() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
         4 => Just(Vec::new()),
         2 => (any::<bool>(), vec(any::<u8>(), 0..=125))
             .prop_map(|(ping, body)| frame(true, if ping { Opcode::Ping } else { Opcode::Pong }, &body)),
         1 => vec(any::<u8>(), 0..4).prop_map(|body| frame(true, Opcode::Close, &body)),
         1 => (1000u16..5000).prop_map(|code| frame(true, Opcode::Close, &code.to_be_bytes())),
-    ];
-    (any::<bool>(), body(), vec((any::<prop::sample::Index>(), control), 0..7)).prop_map(
-        |(text, body, mut parts)| {
-            parts.sort_by_key(|(cut, _)| cut.index(body.len() + 1));
-            let mut opcode = if text { Opcode::Text } else { Opcode::Binary };
-            let (mut out, mut at) = (Vec::new(), 0);
-            for (cut, control) in parts {
-                let cut = cut.index(body.len() + 1);
-                out.extend(frame(false, opcode, &body[at..cut]));
-                out.extend(control);
-                (opcode, at) = (Opcode::Continuation, cut);
-            }
-            out.extend(frame(true, opcode, &body[at..]));
-            out
-        },
-    )
+    ]
+}
+
+/// A message in up to seven frames (one more than allowed), with control frames between and after them.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let cuts = vec((any::<prop::sample::Index>(), control()), 0..7);
+    (any::<bool>(), body(), cuts, control()).prop_map(|(text, body, mut cuts, last)| {
+        cuts.sort_by_key(|(cut, _)| cut.index(body.len() + 1));
+        let mut opcode = if text { Opcode::Text } else { Opcode::Binary };
+        let (mut out, mut at) = (Vec::new(), 0);
+        for (cut, control) in cuts {
+            let cut = cut.index(body.len() + 1);
+            out.extend(frame(false, opcode, &body[at..cut]));
+            out.extend(control);
+            (opcode, at) = (Opcode::Continuation, cut);
+        }
+        out.extend(frame(true, opcode, &body[at..]));
+        out.extend(last);
+        out
+    })
 }
 
 fn cuts() -> impl Strategy<Value = Vec<(usize, bool)>> {
@@ -384,7 +390,8 @@ fn a_new_start_has_no_old_tick() {
     connection.receive(&[&ping[4..], &start[..]].concat()).unwrap();
     assert_eq!(connection.spill.as_ref().unwrap().started_tick, 0, "the ping's start is not the message's");
     connection.spill.as_mut().unwrap().started_tick = 10;
-    connection.receive(&ping).unwrap();
+    connection.receive(&ping[..4]).unwrap();
+    connection.receive(&ping[4..]).unwrap();
     assert_eq!(
         connection.spill.as_ref().unwrap().started_tick,
         10,
