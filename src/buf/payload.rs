@@ -55,7 +55,8 @@ impl Payload {
     }
 
     fn layout(len: u32) -> Layout {
-        Layout::from_size_align(size_of::<Head>() + len as usize, align_of::<Head>()).expect("below isize::MAX")
+        Layout::from_size_align(size_of::<Head>() + len as usize, align_of::<Head>())
+            .expect("below isize::MAX")
     }
 }
 
@@ -63,7 +64,9 @@ impl Deref for Payload {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: the block lives while `self` does, and `len` bytes behind the head were written at construction.
-        unsafe { std::slice::from_raw_parts(self.head.add(1).cast().as_ptr(), self.head.as_ref().len as usize) }
+        unsafe {
+            std::slice::from_raw_parts(self.head.add(1).cast().as_ptr(), self.head.as_ref().len as usize)
+        }
     }
 }
 

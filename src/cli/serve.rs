@@ -1,35 +1,103 @@
-//! `megasock serve`: what this host will carry, then the server.
+//! `megasock serve`: start, say what it will carry, stop on a signal.
 
-use crate::config::Config;
-use crate::server::capacity::{self, Plan, Wanted};
-use crate::sys::host::{HostFacts, raise_nofile};
+use crate::config::{Config, LogFormat};
+use crate::proto::close::CloseReason;
+use crate::reactor::Totals;
+use crate::server::{Front, Handle, Running, Server};
+use crate::sys::host::HostFacts;
 use crate::sys::probe;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
-/// Serves until a signal ends it.
+/// Serves until told to stop.
 pub(super) fn run(config: Config) -> ExitCode {
-    match check_host(&config) {
-        Ok(plan) => {
-            println!("megasock: {plan}");
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("megasock: {why}");
-            ExitCode::FAILURE
-        }
+    start_log(&config);
+    let facts = HostFacts::read();
+    if let Err(missing) = probe::setup(&facts) {
+        return failed(&missing.explain(&facts).to_string());
+    }
+    let signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => return failed(&format!("cannot watch for signals: {error}")),
+    };
+    let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
+    let echo = config.echo;
+    let server = Server::builder().config(config).handler(move |_core| Front::new(echo));
+    let running = match server.start() {
+        Ok(running) => running,
+        Err(error) => return failed(&error.to_string()),
+    };
+    announce(&running);
+    stop_on_signal(signals, running.handle().clone(), drain_timeout);
+    let started = Instant::now();
+    let handle = running.handle().clone();
+    running.wait();
+    println!("{}", summary(&handle.counters(), started.elapsed()));
+    ExitCode::SUCCESS
+}
+
+fn failed(problem: &str) -> ExitCode {
+    eprintln!("megasock: {problem}");
+    ExitCode::FAILURE
+}
+
+fn start_log(config: &Config) {
+    let levels: Targets = config.log.parse().expect("checked when the configuration was loaded");
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => tracing_subscriber::registry().with(lines.with_filter(levels)).init(),
+        LogFormat::Json => tracing_subscriber::registry().with(lines.json().with_filter(levels)).init(),
     }
 }
 
-/// Raises the soft descriptor limit, makes sure of io_uring, and plans what the host carries.
-fn check_host(config: &Config) -> Result<Plan, String> {
-    // Where it cannot rise, the plan below says what the limit in force permits.
-    let _ = raise_nofile();
-    let facts = HostFacts::read();
-    probe::setup(&facts).map_err(|missing| missing.explain(&facts).to_string())?;
-    let wanted = Wanted {
-        reactors: config.reactors,
-        cores: config.cores.clone(),
-        max_connections: config.max_connections,
-    };
-    capacity::plan(&facts, &wanted).map_err(|refusal| refusal.to_string())
+fn announce(running: &Running<()>) {
+    let plan = running.plan();
+    println!("megasock {} listening on {}", env!("CARGO_PKG_VERSION"), running.handle().local_address());
+    println!("{plan}");
+}
+
+/// The first signal drains, the second ends at once.
+fn stop_on_signal(mut signals: Signals, handle: Handle<()>, drain_timeout: Duration) {
+    thread::spawn(move || {
+        let mut seen = 0;
+        for signal in signals.forever() {
+            seen += 1;
+            if seen > 1 {
+                tracing::warn!("second signal: ending at once");
+                std::process::exit(128 + signal);
+            }
+            tracing::info!(
+                ?drain_timeout,
+                "stopping: newcomers get 503, connections a close 1001; again to end at once"
+            );
+            handle.stop(drain_timeout);
+        }
+    });
+}
+
+/// What happened, in lines that people and scripts can read.
+fn summary(totals: &Totals, uptime: Duration) -> String {
+    let closed: Vec<String> = CloseReason::ALL
+        .iter()
+        .zip(totals.closed)
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| format!("{}={count}", reason.name()))
+        .collect();
+    format!(
+        "served: seconds={:.1} accepted={} upgraded={} messages_received={} messages_sent={}\nclosed: {}\nheld: slots={} \
+         buffers={}",
+        uptime.as_secs_f64(),
+        totals.accepted,
+        totals.upgraded,
+        totals.messages_received,
+        totals.messages_sent,
+        closed.join(" "),
+        totals.slots_held,
+        totals.buffers_held,
+    )
 }

@@ -33,7 +33,11 @@ impl<T> Slab<T> {
     pub fn insert(&mut self, slot: u32, value: T) -> Option<u32> {
         let at = slot as usize;
         if at >= self.entries.len() {
-            self.entries.resize_with(at + 1, || Entry { generation: 0, timer: Timer::default(), value: None });
+            self.entries.resize_with(at + 1, || Entry {
+                generation: 0,
+                timer: Timer::default(),
+                value: None,
+            });
         }
         let entry = &mut self.entries[at];
         if entry.value.is_some() {

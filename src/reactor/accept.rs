@@ -35,7 +35,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.conns.len() >= self.options.connections_max as usize {
             conn.set(flag::SURPLUS);
         }
-        let generation = self.conns.insert(slot, conn).expect("the kernel hands out a descriptor only when it is free");
+        let generation =
+            self.conns.insert(slot, conn).expect("the kernel hands out a descriptor only when it is free");
         self.wheel.arm(&mut self.conns, slot, due);
         self.io.poll(ConnId { slot, generation });
     }

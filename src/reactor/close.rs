@@ -121,7 +121,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// EOF. Whoever is owed nothing more is released; a peer that ends an open connection so has vanished.
     pub(super) fn handle_end_of_input(&mut self, id: ConnId) {
         match self.conn(id).map(|conn| conn.phase) {
-            Some(Phase::Request | Phase::Deciding | Phase::Open) => self.begin_release(id, CloseReason::PeerEof),
+            Some(Phase::Request | Phase::Deciding | Phase::Open) => {
+                self.begin_release(id, CloseReason::PeerEof)
+            }
             // A peer that shut only its sending side still gets the last output.
             Some(Phase::Finishing | Phase::Refusing) => {
                 if let Some(conn) = self.conn(id) {
@@ -213,7 +215,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     pub(super) fn drain_step(&mut self) {
         let Some(Drain { told, deadline_tick, is_over: false }) = self.drain else { return };
         let is_over = self.now_tick >= deadline_tick;
-        let end = if is_over { self.conns.slots() } else { self.conns.slots().min(told.saturating_add(DRAIN_STEP)) };
+        let end = if is_over {
+            self.conns.slots()
+        } else {
+            self.conns.slots().min(told.saturating_add(DRAIN_STEP))
+        };
         for slot in if is_over { 0 } else { told }..end {
             let Some(generation) = self.conns.generation(slot) else { continue };
             let id = ConnId { slot, generation };
@@ -230,6 +236,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Whether the reactor may end: it was told to, and nobody is left or the time is up.
     pub(super) fn is_drained(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.is_over || (self.conns.is_empty() && !self.drain_has_steps()))
+        self.drain
+            .as_ref()
+            .is_some_and(|drain| drain.is_over || (self.conns.is_empty() && !self.drain_has_steps()))
     }
 }

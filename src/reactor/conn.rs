@@ -1,7 +1,7 @@
 //! The state of one connection: 48 bytes, with its slot's generation and timer one cache line.
 
-use crate::buf::SendQueue;
 use crate::budget::SLOT_BYTES;
+use crate::buf::SendQueue;
 use crate::ds::Slab;
 use crate::proto::close::CloseReason;
 use crate::proto::message::Spill;

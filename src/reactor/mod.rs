@@ -102,7 +102,13 @@ pub struct Reactor<I: Io, H: Handler> {
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     /// A reactor on `io`, which it alone uses from now on.
-    pub fn new(io: I, handler: H, options: Options, mailbox: Mailbox<H::Mail>, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        io: I,
+        handler: H,
+        options: Options,
+        mailbox: Mailbox<H::Mail>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let slots = options.budget.descriptors(options.connections_max);
         Reactor {
             conns: Slab::with_capacity(slots as usize),
@@ -169,7 +175,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Completion::Accepted { slot, peer } => self.handle_accepted(slot, peer),
             Completion::AcceptFailed { errno } => self.handle_accept_failed(errno),
             Completion::Polled { id, result, more } => self.handle_polled(id, result, more),
-            Completion::Received { id, into, result, nonempty } => self.handle_received(id, into, result, nonempty),
+            Completion::Received { id, into, result, nonempty } => {
+                self.handle_received(id, into, result, nonempty)
+            }
             Completion::Unsent { id, rest, result } => self.handle_unsent(id, rest, result),
             Completion::Sent { id, rest, result } => self.handle_sent(id, rest, result),
             Completion::Shut { id } => self.handle_operation_ended(id, flag::SHUTTING),

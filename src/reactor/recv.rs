@@ -4,8 +4,8 @@
 //! An idle connection waits on a multishot poll and owns no buffer. The poll is edge-triggered: a connection is received
 //! from until the kernel says the socket is empty, one receive a turn, so that no peer starves the others.
 
-use super::conn::{Phase, flag};
 use super::Reactor;
+use super::conn::{Phase, flag};
 use crate::buf::{Buffer, Payload, Segment};
 use crate::handler::{Handler, Message};
 use crate::proto::close::{CloseReason, Violation};
@@ -164,7 +164,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         let mut spill = conn.spill.take();
         let started = spill.as_ref().map(|spill| spill.started_tick);
-        let bytes = if matches!(owner, Owner::Spill) { &mut [] } else { &mut owner.bytes_mut()[range.clone()] };
+        let bytes =
+            if matches!(owner, Owner::Spill) { &mut [] } else { &mut owner.bytes_mut()[range.clone()] };
         let mut input = Input { bytes, at: 0 };
         let mut replies = 0..0;
         let mut messages = 0;
@@ -299,4 +300,3 @@ fn reply_in_message(mut message: Vec<u8>, kind: Kind, len: usize) -> Segment {
     message[start..HEADROOM].copy_from_slice(&header[..header_len]);
     Segment::Bytes(message, start..HEADROOM + len)
 }
-

@@ -70,7 +70,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Keeps frames sent before the request is decided, within the cap on handshake bytes.
     fn keep_ahead(&mut self, id: ConnId, mut ahead: PartialHead, fresh: &[u8]) {
         if ahead.bytes.len() + fresh.len() > HEAD_BYTES_MAX {
-            return self.respond(id, Response::refuse(Status::BadRequest, "Too much was sent before the upgrade."));
+            return self
+                .respond(id, Response::refuse(Status::BadRequest, "Too much was sent before the upgrade."));
         }
         ahead.bytes.extend_from_slice(fresh);
         self.heads.insert(id.slot, ahead);

@@ -29,7 +29,12 @@ impl Front {
             page: Response::new(Status::Ok, "text/html; charset=utf-8", &[], page),
             not_ready: Response::refuse(Status::Unavailable, "The server is full or about to stop."),
             not_found: Response::refuse(Status::NotFound, "Nothing here."),
-            not_allowed: Response::new(Status::MethodNotAllowed, text, &[("Allow", "GET")], b"Only GET is answered.\n"),
+            not_allowed: Response::new(
+                Status::MethodNotAllowed,
+                text,
+                &[("Allow", "GET")],
+                b"Only GET is answered.\n",
+            ),
             upgrade_required: Response::new(
                 Status::UpgradeRequired,
                 text,

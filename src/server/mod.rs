@@ -13,9 +13,9 @@ use crate::proto::message::Limits;
 use crate::reactor::{Control, Counters, Mailbox, Options, Reactor, ticks};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
+use crate::sys::socket;
 use crate::sys::uring::Uring;
 use crate::sys::wake::Waker;
-use crate::sys::socket;
 use capacity::{Plan, Wanted};
 use crossbeam_channel::Sender;
 use std::fmt;
@@ -129,7 +129,9 @@ impl fmt::Display for StartError {
             StartError::Capacity(refusal) => refusal.fmt(f),
             StartError::Listen(address, error) => {
                 let fix = match error.kind() {
-                    io::ErrorKind::AddrInUse => "stop what listens there, or choose another address with --listen",
+                    io::ErrorKind::AddrInUse => {
+                        "stop what listens there, or choose another address with --listen"
+                    }
                     io::ErrorKind::PermissionDenied => {
                         "ports below 1024 need CAP_NET_BIND_SERVICE, or choose a higher one with --listen"
                     }
@@ -139,7 +141,10 @@ impl fmt::Display for StartError {
             }
             StartError::Ring(explanation) => explanation.fmt(f),
             StartError::Resources(error) => {
-                write!(f, "cannot make a reactor: {error}\n  fix: raise LimitNOFILE and TasksMax, or run fewer reactors")
+                write!(
+                    f,
+                    "cannot make a reactor: {error}\n  fix: raise LimitNOFILE and TasksMax, or run fewer reactors"
+                )
             }
         }
     }
@@ -166,7 +171,8 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         };
         let plan = capacity::plan(&facts, &wanted).map_err(StartError::Capacity)?;
         let listeners = listen_all(self.config.listen, plan.reactors)?;
-        let address = listeners[0].local_addr().map_err(|error| StartError::Listen(self.config.listen, error))?;
+        let address =
+            listeners[0].local_addr().map_err(|error| StartError::Listen(self.config.listen, error))?;
         let options = reactor_options(&self.config, &plan);
         let make = Arc::new(self.make);
         let mut starting = Vec::with_capacity(plan.reactors);
@@ -177,7 +183,8 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let mut cores = Vec::with_capacity(plan.reactors);
         let mut threads = Vec::with_capacity(plan.reactors);
         for Starting { ready, core, thread } in starting {
-            let ready = ready.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor ended as it started")));
+            let ready =
+                ready.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor ended as it started")));
             let needed = Needed::least(plan.reactors);
             ready.map_err(|error| StartError::Ring(probe::explain_setup_error(&error, &facts, needed)))?;
             cores.push(core);
@@ -259,7 +266,8 @@ impl Core {
     ) {
         core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
         let descriptors = self.options.budget.descriptors(self.options.connections_max);
-        let ring = Uring::new(self.options.budget, descriptors, Some(self.listener), Some(mailbox.waker.clone()));
+        let ring =
+            Uring::new(self.options.budget, descriptors, Some(self.listener), Some(mailbox.waker.clone()));
         let ring = match ring {
             Ok(ring) => ring,
             Err(error) => return drop(say_ready.send(Err(error))),

@@ -41,8 +41,9 @@ impl RegisteredRing {
     pub(super) fn new(ring: RawFd) -> io::Result<RegisteredRing> {
         let mut update = RsrcUpdate { offset: u32::MAX, reserved: 0, data: ring as u64 };
         // SAFETY: one update entry is passed by a pointer valid for the call; the kernel writes its offset.
-        let result =
-            unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1) };
+        let result = unsafe {
+            libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1)
+        };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(RegisteredRing { index: update.offset }) }
     }
 

@@ -142,7 +142,9 @@ pub enum RingError {
 impl std::fmt::Display for RingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            RingError::CompletionLost => write!(f, "the kernel dropped an io_uring completion (EBADR): out of memory?"),
+            RingError::CompletionLost => {
+                write!(f, "the kernel dropped an io_uring completion (EBADR): out of memory?")
+            }
             RingError::Enter(error) => write!(f, "io_uring_enter failed: {error}"),
         }
     }

@@ -204,7 +204,8 @@ impl Uring {
                 opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).flags(flags).build()
             }
             Outbound::Queue(queue) => {
-                let header = self.gather(queue.iter().take(Self::SEGMENTS_PER_SEND).map(|segment| segment.bytes()));
+                let header =
+                    self.gather(queue.iter().take(Self::SEGMENTS_PER_SEND).map(|segment| segment.bytes()));
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
         };
@@ -224,8 +225,9 @@ impl Uring {
             self.iovecs.clear();
         }
         let first = self.iovecs.len();
-        self.iovecs
-            .extend(runs.map(|run| libc::iovec { iov_base: run.as_ptr().cast_mut().cast(), iov_len: run.len() }));
+        self.iovecs.extend(
+            runs.map(|run| libc::iovec { iov_base: run.as_ptr().cast_mut().cast(), iov_len: run.len() }),
+        );
         // SAFETY: msghdr is plain data for which all zeroes is a valid value.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         header.msg_iovlen = self.iovecs.len() - first;
@@ -282,7 +284,8 @@ impl Uring {
 
     fn take_receiving(&mut self, user_data: u64, result: i32) -> Inbound {
         // Receives end in the order they were submitted, so the first is nearly always the one.
-        let at = self.receiving.iter().position(|(waiting, _)| *waiting == user_data).expect("lent at submission");
+        let at =
+            self.receiving.iter().position(|(waiting, _)| *waiting == user_data).expect("lent at submission");
         let (_, mut into) = self.receiving.remove(at).expect("position is in range");
         if let (Inbound::Append(bytes, max), Ok(received)) = (&mut into, usize::try_from(result)) {
             debug_assert!(received <= *max);
@@ -313,7 +316,8 @@ impl Uring {
             return Completion::AcceptFailed { errno: -result };
         }
         let fresh = AcceptAddress::new();
-        let AcceptAddress { storage, len } = std::mem::replace(self.accept_addresses[index as usize].get_mut(), fresh);
+        let AcceptAddress { storage, len } =
+            std::mem::replace(self.accept_addresses[index as usize].get_mut(), fresh);
         // SAFETY: the kernel wrote an address of `len` bytes; what it did not write is zero.
         let peer = unsafe { SockAddr::new(storage, len) };
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -394,7 +398,8 @@ impl Io for Uring {
     }
 
     fn cancel_send(&mut self, id: ConnId) {
-        let entry = opcode::AsyncCancel::new(pack(Op::SendAll, id)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        let entry =
+            opcode::AsyncCancel::new(pack(Op::SendAll, id)).build().flags(squeue::Flags::SKIP_SUCCESS);
         self.push(entry.user_data(pack(Op::Ignored, id)));
     }
 
