@@ -1,0 +1,149 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Opens WebSocket connections up to what this host can carry, measures, and writes report.json and report.html.
+///
+/// Without a row: start the release server on this host, ramp to the most it can carry (at most 1,000,000), let every
+/// connection echo, hold, measure echo latency at a rate, count again.
+#[derive(Parser)]
+#[command(name = "c1m", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) row: Option<Row>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// One measurement alone.
+#[derive(Subcommand, Clone, PartialEq)]
+pub(crate) enum Row {
+    /// Memory per idle connection, as the slope between a quarter of the connections and all of them
+    Idle,
+    /// Upgrades per second and server CPU for each
+    Ramp,
+    /// Closed-loop echo for CPU per message, then open-loop echo for latency
+    Echo,
+    /// Closed-loop echo with several messages in flight on each connection
+    Pipeline,
+    /// Hold with pings, then open-loop echo on random connections
+    Alive,
+    /// Cut every connection and reconnect it
+    Storm,
+    /// Compare servers that take turns in short windows
+    Turns(Turns),
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Options {
+    /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 300
+    /// for echo, pipeline and turns]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) connections: Option<u64>,
+    /// Measure a running server instead of starting one (ws://HOST:PORT/PATH)
+    #[arg(long, global = true)]
+    pub(crate) url: Option<String>,
+    /// Source addresses, used in turn
+    #[arg(long, global = true, value_delimiter = ',', value_name = "A,B,…")]
+    pub(crate) sources: Vec<IpAddr>,
+    /// Most connections to open a second [default: as fast as it goes]
+    #[arg(long, global = true, value_name = "R")]
+    pub(crate) rate: Option<f64>,
+    /// Handshakes in flight, all rings together
+    #[arg(long, global = true, default_value_t = 512, value_name = "N")]
+    pub(crate) in_flight: u32,
+    /// How long to hold the connections with nothing but pings
+    #[arg(long, global = true, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) hold: Duration,
+    /// Open-loop echoes a second over all connections [default: 20,000; half of what the closed loop reached for the
+    /// echo row]
+    #[arg(long, global = true, value_name = "R")]
+    pub(crate) echo_rate: Option<f64>,
+    /// How long each echo load runs
+    #[arg(long, global = true, default_value = "20s", value_parser = humantime::parse_duration)]
+    pub(crate) load: Duration,
+    /// Bytes of an echoed message
+    #[arg(long, global = true, default_value_t = 64, value_name = "BYTES")]
+    pub(crate) payload: usize,
+    /// Messages in flight on each connection of a closed loop [default: 1; 16 for pipeline]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) depth: Option<u32>,
+    /// Directory for report.json, report.html and server.log
+    #[arg(long, global = true, default_value = "target/c1m", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The server to start [default: megasock beside this program]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) server: Option<PathBuf>,
+    /// Port of the server it starts
+    #[arg(long, global = true, default_value_t = 9700)]
+    pub(crate) port: u16,
+    /// Reactors of the server it starts [default: as many as the limits ask for]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) reactors: Option<usize>,
+    /// Cores of server and driver on this host
+    #[arg(long, global = true, value_enum, default_value_t = Pin::Auto)]
+    pub(crate) pin: Pin,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pin {
+    /// Split for echo and pipeline, share otherwise
+    Auto,
+    /// The first half of the cores for the server, the second half for the driver
+    Split,
+    /// Both use every core
+    Share,
+}
+
+#[derive(Args, Clone, PartialEq)]
+pub(crate) struct Turns {
+    /// A running server: NAME=PID@ws://HOST:PORT/PATH, or tcp:// for a server that echoes bytes; the first is what the
+    /// others are compared with
+    #[arg(long = "target", required = true, value_name = "NAME=PID@URL")]
+    pub(crate) targets: Vec<String>,
+    /// What is compared
+    #[arg(long = "row", value_enum, default_value_t = TurnsRow::Echo)]
+    pub(crate) compare: TurnsRow,
+    /// Length of a turn
+    #[arg(long, default_value = "250ms", value_parser = humantime::parse_duration)]
+    pub(crate) window: Duration,
+    /// Turns of each server
+    #[arg(long, default_value_t = 24, value_name = "N")]
+    pub(crate) rounds: u32,
+    /// First turns that are not counted
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) warmup: u32,
+    /// Core of the driver [default: the last]
+    #[arg(long, value_name = "CORE")]
+    pub(crate) driver_core: Option<usize>,
+    /// Where to write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TurnsRow {
+    /// Closed-loop echo: server CPU per message
+    Echo,
+    /// Upgrades in slices: server CPU for each
+    Ramp,
+    /// Resident memory per idle connection
+    Idle,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["c1m", "alive", "--connections", "10", "--hold", "5s"]);
+        assert!(cli.row == Some(Row::Alive));
+        assert_eq!((cli.options.connections, cli.options.hold), (Some(10), Duration::from_secs(5)));
+    }
+}

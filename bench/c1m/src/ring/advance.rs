@@ -1,0 +1,313 @@
+//! How a work goes forward: what it starts each turn, and what an opened, answered or ended connection means to it.
+
+use super::peer::Phase;
+use super::work::{Kind, Order, Work};
+use super::{Ring, Script};
+use std::time::Instant;
+
+/// Connections closed at a time.
+const CLOSES_IN_FLIGHT: u32 = 256;
+/// Messages a paced work sends before it looks at completions again.
+const PACED_PER_TURN: u32 = 64;
+/// Random tries to find an idle connection before the message waits; its latency counts from its time all the same.
+const PACED_TRIES: u32 = 8;
+const PACED_RETRY_US: u64 = 500;
+/// A step through all slots that does not follow their order; a prime, so coprime to nearly every count.
+const SWEEP_STRIDES: [u64; 2] = [7_919, 7_907];
+
+const ETIMEDOUT: i32 = 110;
+const ECONNRESET: i32 = 104;
+const ECONNREFUSED: i32 = 111;
+
+impl Ring {
+    pub(super) fn begin(&mut self, order: Order) {
+        let slots = self.peers.len() as u32;
+        let us = |at: Instant| at.saturating_duration_since(self.spec.clock).as_micros() as u64;
+        let mut started_us = self.now_us;
+        let (payload_bytes, kind) = match order {
+            Order::Drain => return self.drain(),
+            Order::Finish => return self.finish(),
+            Order::Quit => return,
+            Order::Ramp { count, in_flight, per_second } => {
+                (None, Kind::Ramp { next: 0, count: count.min(slots), window: in_flight.max(1), per_second })
+            }
+            Order::Sweep { payload_bytes, window, until } => {
+                (Some(payload_bytes), Kind::Sweep { next: 0, window: window.max(1), until_us: until.map(us) })
+            }
+            Order::Paced { payload_bytes, per_second, from, until } => {
+                started_us = us(from);
+                let next_us = started_us as f64;
+                let (interval_us, until_us) = (1e6 / per_second, us(until));
+                (Some(payload_bytes), Kind::Paced { next_us, interval_us, until_us, retry_us: 0 })
+            }
+            Order::Closed { payload_bytes, connections, depth, until } => {
+                let connections = connections.min(slots);
+                (Some(payload_bytes), Kind::Closed { next: 0, connections, depth, until_us: us(until) })
+            }
+            Order::Cut => (None, Kind::Cut { next: 0 }),
+        };
+        if let Some(bytes) = payload_bytes {
+            self.script = Script::new(self.spec.target.speech, bytes);
+        }
+        self.work = Some(Work::new(self.spec.ring, kind, started_us));
+    }
+
+    /// Starts what is due, and reports the work once it is done.
+    pub(super) fn advance(&mut self) {
+        let Some(mut work) = self.work.take() else { return };
+        if !work.draining {
+            match &mut work.kind {
+                Kind::Ramp { .. } => self.open_next(&mut work),
+                Kind::Sweep { .. } => self.sweep_next(&mut work),
+                Kind::Paced { .. } => self.send_due(&mut work),
+                Kind::Closed { .. } => self.fill_pipelines(&mut work),
+                Kind::Cut { .. } => self.cut_next(&mut work),
+            }
+        }
+        if work.draining && work.in_flight == 0 {
+            work.outcome.elapsed_us = self.now_us.saturating_sub(work.started_us).max(1);
+            self.pool.trim(super::BUFFERS_IDLE);
+            // The coordinator may be gone: then the next order is to quit.
+            let _ = self.wires.outcomes.send(work.outcome);
+            self.wires.published.store(&self.tally);
+        } else {
+            self.work = Some(work);
+        }
+    }
+
+    fn open_next(&mut self, work: &mut Work) {
+        let Kind::Ramp { next, count, window, per_second } = &mut work.kind else { return };
+        let elapsed_s = (self.now_us - work.started_us) as f64 / 1e6;
+        let allowed = per_second.map_or(f64::INFINITY, |rate| elapsed_s * rate + 1.0);
+        while *next < *count && work.in_flight < *window && f64::from(*next) < allowed {
+            let slot = *next;
+            *next += 1;
+            let peer = &mut self.peers[slot as usize];
+            if peer.phase != Phase::Free {
+                continue;
+            }
+            peer.phase = Phase::Connecting;
+            peer.due_us = self.now_us;
+            work.in_flight += 1;
+            // A slot's next connection goes another way, so that it does not meet its predecessor's TIME_WAIT.
+            let (to, from) =
+                self.spec.target.route(self.spec.first + u64::from(slot) + u64::from(peer.generation));
+            self.io.connect(peer.id(slot), to, from);
+        }
+        work.draining = *next == *count;
+    }
+
+    fn sweep_next(&mut self, work: &mut Work) {
+        let slots = self.peers.len() as u64;
+        let stride = if slots.is_multiple_of(SWEEP_STRIDES[0]) { SWEEP_STRIDES[1] } else { SWEEP_STRIDES[0] };
+        let Kind::Sweep { next, window, until_us } = &mut work.kind else { return };
+        if until_us.is_some_and(|until| self.now_us >= until) || self.tally.open == 0 {
+            work.draining = true;
+            return;
+        }
+        let mut looked = 0;
+        while work.in_flight < *window && looked < slots {
+            if u64::from(*next) == slots {
+                if until_us.is_none() {
+                    work.draining = true;
+                    return;
+                }
+                *next = 0;
+            }
+            let slot = (u64::from(*next) * stride % slots) as u32;
+            *next += 1;
+            looked += 1;
+            let peer = &self.peers[slot as usize];
+            if peer.phase == Phase::Open && peer.outstanding() == 0 {
+                self.message(slot, 1, self.now_us);
+                work.in_flight += 1;
+            }
+        }
+    }
+
+    fn send_due(&mut self, work: &mut Work) {
+        let Kind::Paced { next_us, interval_us, until_us, retry_us } = &mut work.kind else { return };
+        for _ in 0..PACED_PER_TURN {
+            if *next_us >= *until_us as f64 {
+                work.draining = true;
+                return;
+            }
+            if *next_us > self.now_us as f64 {
+                return;
+            }
+            let Some(slot) = self.random_idle() else {
+                *retry_us = self.now_us + PACED_RETRY_US;
+                return;
+            };
+            self.message(slot, 1, *next_us as u64);
+            work.in_flight += 1;
+            *next_us += *interval_us;
+        }
+    }
+
+    fn random_idle(&mut self) -> Option<u32> {
+        (0..PACED_TRIES).find_map(|_| {
+            // xorshift64: any fixed sequence without a pattern does.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let slot = (((self.random >> 32) * self.peers.len() as u64) >> 32) as u32;
+            let peer = &self.peers[slot as usize];
+            (peer.phase == Phase::Open && peer.outstanding() == 0).then_some(slot)
+        })
+    }
+
+    fn fill_pipelines(&mut self, work: &mut Work) {
+        let Kind::Closed { next, connections, depth, until_us } = &mut work.kind else { return };
+        work.draining = self.now_us >= *until_us;
+        while *next < *connections {
+            let slot = *next;
+            *next += 1;
+            if self.peers[slot as usize].phase == Phase::Open {
+                self.message(slot, *depth, self.now_us);
+                work.in_flight += *depth;
+            }
+        }
+    }
+
+    fn cut_next(&mut self, work: &mut Work) {
+        let Kind::Cut { next } = &mut work.kind else { return };
+        while (*next as usize) < self.peers.len() && work.in_flight < CLOSES_IN_FLIGHT {
+            let slot = *next;
+            *next += 1;
+            if self.peers[slot as usize].phase == Phase::Open {
+                self.tally.open -= 1;
+                work.in_flight += 1;
+                self.begin_close(slot);
+            }
+        }
+        work.draining = *next as usize == self.peers.len();
+    }
+
+    /// Sends the next `count` messages of a connection in one send.
+    fn message(&mut self, slot: u32, count: u32, due_us: u64) {
+        let mut bytes = Vec::new();
+        self.write_messages(slot, count, due_us, &mut bytes);
+        self.say(slot, bytes);
+    }
+
+    fn write_messages(&mut self, slot: u32, count: u32, due_us: u64, bytes: &mut Vec<u8>) {
+        let number = (self.spec.first + u64::from(slot)) as u32;
+        let peer = &mut self.peers[slot as usize];
+        peer.due_us = due_us;
+        for _ in 0..count {
+            self.script.say(bytes, number, peer.sent);
+            peer.sent = peer.sent.wrapping_add(1);
+        }
+    }
+
+    /// `count` echoes of a connection came and were right. What follows them is written to `reply`.
+    pub(super) fn answered(&mut self, slot: u32, count: u32, reply: &mut Vec<u8>) {
+        self.tally.echoes += u64::from(count);
+        let Some(work) = &mut self.work else { return };
+        work.in_flight -= count;
+        work.outcome.echoes += u64::from(count);
+        let due_us = self.peers[slot as usize].due_us;
+        match &work.kind {
+            Kind::Closed { until_us, .. } => {
+                if self.now_us < *until_us && !work.draining {
+                    work.in_flight += count;
+                    self.write_messages(slot, count, self.now_us, reply);
+                }
+            }
+            _ => work.outcome.latency_us.saturating_record(self.now_us.saturating_sub(due_us)),
+        }
+    }
+
+    /// The upgrade is through.
+    pub(super) fn opened(&mut self, slot: u32) {
+        let peer = &mut self.peers[slot as usize];
+        peer.phase = Phase::Open;
+        self.tally.open += 1;
+        if let Some(work) = &mut self.work {
+            work.in_flight -= 1;
+            work.outcome.opened += 1;
+            work.outcome.latency_us.saturating_record(self.now_us.saturating_sub(peer.due_us));
+        }
+    }
+
+    /// The server answered the upgrade with something else than 101 and the right key; 0 is no HTTP at all.
+    pub(super) fn refuse(&mut self, slot: u32, status: u16) {
+        self.tally.refused += u64::from(status == 503);
+        let reason =
+            if status == 0 { "not an HTTP response".into() } else { format!("HTTP status {status}") };
+        self.failed(reason);
+        self.begin_close(slot);
+    }
+
+    /// A connection ended without being told to: 0 is end of stream or a broken protocol, otherwise a negated errno.
+    pub(super) fn end(&mut self, slot: u32, result: i32) {
+        let peer = &self.peers[slot as usize];
+        let outstanding = peer.outstanding();
+        let reason = match result {
+            0 => "closed by the server".to_owned(),
+            errno => std::io::Error::from_raw_os_error(-errno).to_string(),
+        };
+        match peer.phase {
+            Phase::Connecting | Phase::Upgrading => {
+                self.tally.refused += u64::from([0, -ECONNRESET, -ECONNREFUSED].contains(&result));
+                let stage = if peer.phase == Phase::Connecting { "connect" } else { "upgrade" };
+                self.failed(format!("{stage}: {reason}"));
+            }
+            Phase::Open => {
+                self.tally.open -= 1;
+                self.tally.lost += 1;
+                if let Some(work) = &mut self.work {
+                    *work.outcome.failures.entry(format!("lost: {reason}")).or_default() += 1;
+                    work.in_flight -= outstanding;
+                    work.outcome.unanswered += u64::from(outstanding);
+                }
+            }
+            Phase::Free | Phase::Closing | Phase::Abandoned => return,
+        }
+        self.begin_close(slot);
+    }
+
+    fn failed(&mut self, reason: String) {
+        self.tally.failed += 1;
+        if let Some(work) = &mut self.work {
+            work.in_flight -= 1;
+            *work.outcome.failures.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// A descriptor is free again.
+    pub(super) fn note_closed(&mut self) {
+        if let Some(work) = &mut self.work
+            && matches!(work.kind, Kind::Cut { .. })
+        {
+            work.in_flight = work.in_flight.saturating_sub(1);
+        }
+    }
+
+    fn drain(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.draining = true;
+        }
+    }
+
+    /// Gives up whatever is unanswered.
+    fn finish(&mut self) {
+        self.drain();
+        for slot in 0..self.peers.len() as u32 {
+            let peer = &mut self.peers[slot as usize];
+            match peer.phase {
+                Phase::Connecting => {
+                    peer.phase = Phase::Abandoned;
+                    self.failed("connect: no answer".into());
+                }
+                Phase::Open if peer.outstanding() > 0 => self.end(slot, -ETIMEDOUT),
+                Phase::Upgrading => self.end(slot, -ETIMEDOUT),
+                _ => {}
+            }
+        }
+        if let Some(work) = &mut self.work {
+            work.in_flight = 0;
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The rows: which connections each opens, and the phases it is made of.
+
+use crate::cli::{Options, Row};
+use crate::fleet::Fleet;
+use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
+use crate::report::{Host, Report, Settings, page, table};
+use crate::run::Run;
+use crate::server::{Launch, Server};
+use crate::target::Target;
+use megasock::sys::host::{HostFacts, raise_nofile};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+/// What a row opens when `--connections` does not say.
+#[derive(Clone, Copy)]
+enum Size {
+    /// What the host carries.
+    Carry,
+    /// As many, or what the host carries where that is less.
+    UpTo(u64),
+}
+
+/// A row as data.
+struct Recipe {
+    name: &'static str,
+    size: Size,
+    /// Server and driver on different cores.
+    splits: bool,
+    depth: u32,
+    phases: fn(&mut Run, &Recipe),
+}
+
+fn recipe(row: Option<&Row>) -> Recipe {
+    let (many, few) = (Size::UpTo(200_000), Size::UpTo(300));
+    let (name, size, splits, depth, phases): (_, _, _, _, fn(&mut Run, &Recipe)) = match row {
+        None => ("all", Size::Carry, false, 1, all),
+        Some(Row::Idle) => ("idle", many, false, 1, idle),
+        Some(Row::Ramp) => ("ramp", many, false, 1, |run, _| run.ramp(1.0)),
+        Some(Row::Echo | Row::Turns(_)) => ("echo", few, true, 1, echo),
+        Some(Row::Pipeline) => ("pipeline", few, true, 16, pipeline),
+        Some(Row::Alive) => ("alive", Size::Carry, false, 1, alive),
+        Some(Row::Storm) => ("storm", many, false, 1, storm),
+    };
+    Recipe { name, size, splits, depth, phases }
+}
+
+/// Echoes a second of an open loop that nobody set.
+const ECHO_RATE: f64 = 20_000.0;
+
+fn all(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.echo_each("every one echoes");
+    run.measure_memory();
+    run.hold(run.options.hold);
+    run.closed_loop_over_all();
+    run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.load);
+    run.echo_each("counting again");
+}
+
+fn idle(run: &mut Run, _: &Recipe) {
+    for part in [0.25, 1.0] {
+        run.ramp(part);
+        run.echo_each("every one echoes");
+        run.measure_memory();
+    }
+}
+
+fn echo(run: &mut Run, recipe: &Recipe) {
+    run.ramp(1.0);
+    run.closed_loop_on_each(run.options.depth.unwrap_or(recipe.depth));
+    let reached = run.report.echo.as_ref().and_then(|echo| echo.messages_per_second);
+    if let Some(rate) = run.options.echo_rate.or(reached.map(|rate| rate / 2.0)) {
+        run.open_loop(rate, run.options.load);
+    }
+}
+
+fn pipeline(run: &mut Run, recipe: &Recipe) {
+    run.ramp(1.0);
+    run.closed_loop_on_each(run.options.depth.unwrap_or(recipe.depth));
+}
+
+fn alive(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.echo_each("every one echoes");
+    run.measure_memory();
+    run.hold(run.options.hold);
+    run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.hold.max(run.options.load));
+    run.echo_each("counting again");
+}
+
+fn storm(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.echo_each("every one echoes");
+    run.storm();
+    run.echo_each("every one echoes");
+}
+
+/// Runs a row and reports it.
+pub(crate) fn measure(row: Option<&Row>, options: &Options) -> Result<ExitCode, String> {
+    let recipe = recipe(row);
+    raise_nofile().map_err(|error| format!("RLIMIT_NOFILE: {error}"))?;
+    let facts = HostFacts::read();
+    let mut run = prepare(&recipe, options, &facts)?;
+    (recipe.phases)(&mut run, &recipe);
+    let report = run.end();
+    print!("\n{}", table::text(&report));
+    let files = page::write(&report, &options.out)?;
+    println!("  {}", files.join("\n  "));
+    Ok(if failed(&report) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A connection failed or was lost, an echo was wrong or missing, or a rate was not reached.
+fn failed(report: &Report) -> bool {
+    let connections = report.connections.as_ref();
+    let broken = connections.is_none_or(|c| {
+        c.failed + c.lost + c.echoes_mismatched + c.echoes_unanswered > 0 || c.opened < c.requested
+    });
+    let refused = report.echo.as_ref().is_some_and(|echo| echo.refused.is_some());
+    !report.interrupted && (broken || refused)
+}
+
+fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run, String> {
+    let interrupted = catch_interrupts()?;
+    std::fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
+    let cores = Cores::assign(facts, options.pin, recipe.splits && options.url.is_none());
+    let mut target = options.url.as_deref().map(|url| Target::parse(url, &options.sources)).transpose()?;
+    let connections = decide(recipe.size, options.connections, &carried(facts, target.as_ref()))?;
+    let reactors = options.reactors.unwrap_or_else(|| reactors(facts, connections, cores.server.len()));
+    let mut server = None;
+    let mut settings = Settings {
+        driver_cores: Cores::list(&cores.driver),
+        in_flight: options.in_flight,
+        payload_bytes: options.payload,
+        ..Settings::default()
+    };
+    if target.is_none() {
+        let server_cores = Cores::list(&cores.server);
+        let launch = Launch {
+            program: options.server.as_deref(),
+            port: options.port,
+            reactors,
+            connections,
+            cores: &server_cores,
+            message_bytes: options.payload,
+            log: &options.out.join("server.log"),
+        };
+        let started = Server::start(&launch)?;
+        target = Some(Target::parse(&format!("ws://127.0.0.1:{}/echo", started.port), &options.sources)?);
+        server = Some(started);
+        (settings.reactors, settings.server_cores) = (Some(reactors), Some(server_cores));
+    }
+    let mut target = target.ok_or("no server")?;
+    target.spread(connections);
+    settings.url.clone_from(&target.url);
+    let slots = rings(facts, connections, cores.driver.len());
+    settings.rings = slots.len();
+    announce(&settings, connections, &target);
+    let fleet = Fleet::start(&[(target, slots)], &cores.driver, interrupted)?;
+    let report = Report {
+        row: recipe.name.to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        host: Host::of(facts),
+        settings,
+        ..Report::default()
+    };
+    Ok(Run::new(options.clone(), fleet, server, report, [cores.server.len(), cores.driver.len()]))
+}
+
+fn carried(facts: &HostFacts, target: Option<&Target>) -> Carry {
+    let address_pairs = target.and_then(|target| {
+        let loopback =
+            target.addresses.iter().all(|address| matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()));
+        (!loopback).then(|| (target.addresses.len() * target.sources.len().max(1)) as u64)
+    });
+    carry(facts, Ends { server_here: target.is_none(), address_pairs })
+}
+
+/// How many connections to open; more than the host carries is refused before anything starts.
+fn decide(size: Size, asked: Option<u64>, carry: &Carry) -> Result<u64, String> {
+    let connections = match (asked, size) {
+        (Some(asked), _) if asked > carry.connections => {
+            return Err(format!(
+                "{} connections asked for, this host carries {}: {}",
+                table::count(asked),
+                table::count(carry.connections),
+                carry.stopped_by
+            ));
+        }
+        (Some(asked), _) => asked,
+        (None, Size::Carry) => carry.connections,
+        (None, Size::UpTo(most)) => carry.connections.min(most),
+    };
+    if asked.is_none() && matches!(size, Size::Carry) {
+        eprintln!("c1m: this host carries {}: {}", table::count(carry.connections), carry.stopped_by);
+    }
+    if connections == 0 { Err("not a single connection to open".into()) } else { Ok(connections) }
+}
+
+fn announce(settings: &Settings, connections: u64, target: &Target) {
+    let server = match (settings.reactors, &settings.server_cores) {
+        (Some(reactors), Some(cores)) => format!(", server with {reactors} reactors on cores {cores}"),
+        _ => String::new(),
+    };
+    eprintln!(
+        "c1m: {} connections to {} on {} addresses, {} rings on cores {}{server}",
+        table::count(connections),
+        target.url,
+        target.addresses.len(),
+        settings.rings,
+        settings.driver_cores
+    );
+}
+
+/// The first Ctrl-C ends the run with its report, the second ends the program.
+pub(crate) fn catch_interrupts() -> Result<Arc<AtomicBool>, String> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
+            .map_err(|error| format!("signal {signal}: {error}"))?;
+    }
+    Ok(interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Connections, Echo};
+
+    #[test]
+    fn more_than_the_host_carries_is_refused_with_the_reason() {
+        let carry = Carry { connections: 5_000, stopped_by: "fs.file-max 9999".into() };
+        let why = decide(Size::Carry, Some(6_000), &carry).unwrap_err();
+        assert!(why.contains("5,000") && why.contains("fs.file-max 9999"));
+        assert_eq!(decide(Size::UpTo(300), None, &carry), Ok(300));
+        assert_eq!(decide(Size::UpTo(200_000), None, &carry), Ok(5_000));
+        assert_eq!(decide(Size::Carry, Some(7), &carry), Ok(7));
+    }
+
+    #[test]
+    fn a_lost_connection_or_a_missed_rate_fails_the_run() {
+        let whole = Connections { requested: 2, opened: 2, ..Default::default() };
+        let good = Report { connections: Some(whole.clone()), ..Default::default() };
+        assert!(!failed(&good));
+        let lost = Report { connections: Some(Connections { lost: 1, ..whole }), ..good.clone() };
+        assert!(failed(&lost));
+        let missed = Echo { refused: Some("98 %".into()), ..Default::default() };
+        assert!(failed(&Report { echo: Some(missed), ..good }));
+    }
+}

@@ -1,0 +1,104 @@
+//! What the driver connects to: `ws://` with an upgrade and frames, or `tcp://` for a server that echoes bytes and knows
+//! no WebSocket (the bare floor).
+
+use megasock::Payload;
+use megasock::proto::client;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+
+/// Connections to one destination address. An ephemeral range has 28,232 ports as shipped and the kernel searches one
+/// parity of it first, so beyond about 14,000 each connect walks thousands of taken ports.
+pub(crate) const CONNECTIONS_PER_DESTINATION: u64 = 12_000;
+
+/// The key every connection sends; the answer to it is RFC 6455's own example (§1.3), checked on every upgrade.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const ACCEPT: &[u8; 28] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// What is spoken over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speech {
+    WebSocket,
+    /// Whatever is sent comes back, byte for byte.
+    Bytes,
+}
+
+/// A server and the way to reach it.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) url: String,
+    pub(crate) speech: Speech,
+    /// Destinations, used in turn.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Source addresses, used in turn; empty: the kernel chooses.
+    pub(crate) sources: Vec<IpAddr>,
+    /// The upgrade request, the same for every connection.
+    pub(crate) request: Payload,
+}
+
+impl Target {
+    /// Parses `ws://HOST:PORT/PATH` or `tcp://HOST:PORT`.
+    pub(crate) fn parse(url: &str, sources: &[IpAddr]) -> Result<Target, String> {
+        let wrong = |why: &str| format!("{url}: {why}; expected ws://HOST:PORT/PATH or tcp://HOST:PORT");
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("no scheme"))?;
+        let speech = match scheme {
+            "ws" => Speech::WebSocket,
+            "tcp" => Speech::Bytes,
+            "wss" => return Err(wrong("TLS is not spoken here")),
+            _ => return Err(wrong("unknown scheme")),
+        };
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+        let mut addresses: Vec<SocketAddr> =
+            with_port.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?.collect();
+        addresses.truncate(1);
+        if addresses.is_empty() {
+            return Err(wrong("no address"));
+        }
+        let request = Payload::new(&[&client::upgrade_request(host, path, KEY)]);
+        Ok(Target { url: url.to_owned(), speech, addresses, sources: sources.to_vec(), request })
+    }
+
+    /// Spreads `connections` over as many loopback addresses as they need; another host keeps its one address.
+    pub(crate) fn spread(&mut self, connections: u64) {
+        let first = self.addresses[0];
+        if let IpAddr::V4(address) = first.ip()
+            && address.is_loopback()
+        {
+            let needed = connections.div_ceil(CONNECTIONS_PER_DESTINATION).max(1) as u32;
+            let start = u32::from(address);
+            let address = |n| SocketAddr::new(IpAddr::V4(Ipv4Addr::from(start + n)), first.port());
+            self.addresses = (0..needed).map(address).collect();
+        }
+    }
+
+    /// Source and destination of the `n`th connection.
+    pub(crate) fn route(&self, n: u64) -> (SocketAddr, Option<SocketAddr>) {
+        let to = self.addresses[(n % self.addresses.len() as u64) as usize];
+        let turn = n / self.addresses.len() as u64;
+        let from = (!self.sources.is_empty())
+            .then(|| SocketAddr::new(self.sources[(turn % self.sources.len() as u64) as usize], 0));
+        (to, from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_spreads_and_routes_use_every_pair() {
+        let sources = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let mut target = Target::parse("ws://127.0.0.1:9000/echo", &sources).unwrap();
+        target.spread(CONNECTIONS_PER_DESTINATION * 2 + 1);
+        assert_eq!(target.addresses.len(), 3);
+        let routes: std::collections::HashSet<_> = (0..6).map(|n| target.route(n)).collect();
+        assert_eq!(routes.len(), 6);
+    }
+
+    #[test]
+    fn a_url_says_what_is_wrong_with_it() {
+        for (url, why) in [("wss://h:1/", "TLS"), ("http://h/", "scheme"), ("127.0.0.1:80", "no scheme")] {
+            assert!(Target::parse(url, &[]).err().unwrap().contains(why), "{url}");
+        }
+        assert_eq!(Target::parse("tcp://127.0.0.1:7", &[]).unwrap().speech, Speech::Bytes);
+    }
+}
