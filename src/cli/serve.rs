@@ -8,6 +8,7 @@ use crate::sys::host::HostFacts;
 use crate::sys::probe;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,7 +49,9 @@ fn failed(problem: &str) -> ExitCode {
 
 fn start_log(config: &Config) {
     let levels: Targets = config.log.parse().expect("checked when the configuration was loaded");
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => tracing_subscriber::registry().with(lines.with_filter(levels)).init(),
         LogFormat::Json => tracing_subscriber::registry().with(lines.json().with_filter(levels)).init(),

@@ -10,6 +10,7 @@ use crate::buf::Segment;
 use crate::handler::Handler;
 use crate::proto::close::{self, CloseReason};
 use crate::sys::{ConnId, Io};
+use std::sync::atomic::Ordering;
 
 /// Connections a drain closes in one turn.
 const DRAIN_STEP: u32 = 256;
@@ -21,6 +22,8 @@ pub(super) struct Drain {
     deadline_tick: u32,
     /// The deadline has passed and every connection was released by force.
     is_over: bool,
+    /// This reactor has been taken out of the count of those that still have connections.
+    is_counted: bool,
 }
 
 impl<I: Io, H: Handler> Reactor<I, H> {
@@ -164,7 +167,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.heads.remove(&id.slot);
         self.counters.closed[reason as usize].add(1);
         if opened {
-            self.counters.connections_open.add(u64::MAX); // one less: counters wrap
+            self.counters.connections_open.subtract(1);
             self.handler.on_close(id, reason, &mut self.outbox);
         }
         self.try_release(id);
@@ -202,7 +205,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         match &mut self.drain {
             // A second order may shorten the first, not restart it.
             Some(drain) => drain.deadline_tick = drain.deadline_tick.min(deadline_tick),
-            None => self.drain = Some(Drain { told: 0, deadline_tick, is_over: false }),
+            None => self.drain = Some(Drain { told: 0, deadline_tick, is_over: false, is_counted: false }),
         }
     }
 
@@ -213,7 +216,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Tells the next connections, or cuts all that are left once the deadline has come.
     pub(super) fn drain_step(&mut self) {
-        let Some(Drain { told, deadline_tick, is_over: false }) = self.drain else { return };
+        let Some(Drain { told, deadline_tick, is_over: false, is_counted }) = self.drain else { return };
         let is_over = self.now_tick >= deadline_tick;
         let end = if is_over {
             self.conns.slots()
@@ -231,13 +234,18 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
         }
         self.apply_actions();
-        self.drain = Some(Drain { told: end, deadline_tick, is_over });
+        self.drain = Some(Drain { told: end, deadline_tick, is_over, is_counted });
     }
 
-    /// Whether the reactor may end: it was told to, and nobody is left or the time is up.
-    pub(super) fn is_drained(&self) -> bool {
-        self.drain
-            .as_ref()
-            .is_some_and(|drain| drain.is_over || (self.conns.is_empty() && !self.drain_has_steps()))
+    /// Whether the reactor may end: it was told to, and the time is up, or nobody is left here and with its siblings.
+    /// Until then it goes on accepting, to answer 503: a closed listener would reset its share of the newcomers.
+    pub(super) fn is_drained(&mut self) -> bool {
+        let is_empty = self.conns.is_empty() && !self.drain_has_steps();
+        let Some(drain) = &mut self.drain else { return false };
+        if (drain.is_over || is_empty) && !drain.is_counted {
+            drain.is_counted = true;
+            self.siblings.fetch_sub(1, Ordering::AcqRel);
+        }
+        drain.is_over || (is_empty && self.siblings.load(Ordering::Acquire) == 0)
     }
 }

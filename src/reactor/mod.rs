@@ -31,6 +31,7 @@ use conn::{Conn, flag};
 use request::PartialHead;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 /// Granularity of all timers.
@@ -59,6 +60,15 @@ pub struct Options {
     pub message_deadline_ticks: u32,
     /// Time for a closing handshake.
     pub close_timeout_ticks: u32,
+}
+
+/// What a reactor shares with other threads, besides its mailbox.
+#[derive(Clone, Default)]
+pub struct Shared {
+    /// Written by the reactor alone.
+    pub counters: Arc<Counters>,
+    /// Reactors of the server that are not drained: each takes itself out.
+    pub siblings: Arc<AtomicUsize>,
 }
 
 /// Ticks that cover `ms`, at least one.
@@ -97,18 +107,14 @@ pub struct Reactor<I: Io, H: Handler> {
     /// Accepts rest until then after the kernel was out of descriptors or memory.
     accept_pause_tick: u32,
     drain: Option<close::Drain>,
+    /// Reactors of this server that still have connections, or were not told to stop.
+    siblings: Arc<AtomicUsize>,
     random: u64,
 }
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     /// A reactor on `io`, which it alone uses from now on.
-    pub fn new(
-        io: I,
-        handler: H,
-        options: Options,
-        mailbox: Mailbox<H::Mail>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub fn new(io: I, handler: H, options: Options, mailbox: Mailbox<H::Mail>, shared: Shared) -> Self {
         let slots = options.budget.descriptors(options.connections_max);
         Reactor {
             conns: Slab::with_capacity(slots as usize),
@@ -133,7 +139,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             handler,
             options,
             mailbox,
-            counters,
+            counters: shared.counters,
+            siblings: shared.siblings,
         }
     }
 
@@ -197,8 +204,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.drain_has_steps() || !self.mailbox.park() {
             return Some(Duration::ZERO);
         }
-        let second = self.second_tick.saturating_sub(self.now_tick);
-        let next_ticks = self.wheel.next_in_ticks().map_or(second, |next| next.min(second)).max(1);
+        // A drained reactor looks at its siblings every tick.
+        let rest = if self.drain.is_some() { 1 } else { self.second_tick.saturating_sub(self.now_tick) };
+        let next_ticks = self.wheel.next_in_ticks().map_or(rest, |next| next.min(rest)).max(1);
         let wake_us = (u64::from(self.now_tick) + u64::from(next_ticks)) * TICK_MS * 1000;
         Some(Duration::from_micros(wake_us.saturating_sub(self.io.now_us()).max(1)))
     }

@@ -66,14 +66,15 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if conn.phase == Phase::Releasing {
             return self.try_release(id);
         }
+        if result < 0 {
+            return self.begin_release(id, CloseReason::InternalError); // the kernel cannot watch it
+        }
         if !more {
-            // The kernel ends a multishot poll when it is short of memory or completions overflow.
+            // The kernel ends a multishot poll when completions overflow.
             conn.set(flag::POLL_ARMED);
             self.io.poll(id);
         }
-        if result != -libc::ECANCELED {
-            self.mark_readable(id);
-        }
+        self.mark_readable(id);
     }
 
     pub(super) fn mark_readable(&mut self, id: ConnId) {

@@ -10,7 +10,7 @@ pub use handle::Handle;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::proto::message::Limits;
-use crate::reactor::{Control, Counters, Mailbox, Options, Reactor, ticks};
+use crate::reactor::{Mailbox, Options, Reactor, Shared, ticks};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
 use crate::sys::socket;
@@ -23,7 +23,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Stack of a reactor thread. Pages not touched cost nothing, but sixty threads share the address space.
 const STACK_BYTES: usize = 1 << 20;
@@ -175,22 +177,35 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             listeners[0].local_addr().map_err(|error| StartError::Listen(self.config.listen, error))?;
         let options = reactor_options(&self.config, &plan);
         let make = Arc::new(self.make);
-        let mut starting = Vec::with_capacity(plan.reactors);
+        let siblings = Arc::new(AtomicUsize::new(plan.reactors));
+        let (say_ready, ready) = crossbeam_channel::unbounded();
+        let (mut cores, mut threads) = (Vec::new(), Vec::new());
+        let mut failure = None;
         for (index, listener) in listeners.into_iter().enumerate() {
-            let core = Core { index, cpu: plan.cores[index], listener, options: options.clone() };
-            starting.push(core.start(Arc::clone(&make)).map_err(StartError::Resources)?);
+            let shared = Shared { counters: Arc::default(), siblings: Arc::clone(&siblings) };
+            let core = Core { index, cpu: plan.cores[index], listener, options: options.clone(), shared };
+            match core.start(Arc::clone(&make), say_ready.clone()) {
+                Ok((core, thread)) => {
+                    cores.push(core);
+                    threads.push(thread);
+                }
+                Err(error) => failure = Some(StartError::Resources(error)),
+            }
         }
-        let mut cores = Vec::with_capacity(plan.reactors);
-        let mut threads = Vec::with_capacity(plan.reactors);
-        for Starting { ready, core, thread } in starting {
-            let ready =
-                ready.recv().unwrap_or_else(|_| Err(io::Error::other("a reactor ended as it started")));
-            let needed = Needed::least(plan.reactors);
-            ready.map_err(|error| StartError::Ring(probe::explain_setup_error(&error, &facts, needed)))?;
-            cores.push(core);
-            threads.push(thread);
+        drop(say_ready);
+        for error in ready.iter().filter_map(Result::err) {
+            let explanation = probe::explain_setup_error(&error, &facts, Needed::least(plan.reactors));
+            failure = Some(StartError::Ring(explanation));
         }
-        Ok(Running { handle: Handle::new(address, cores), plan, threads })
+        let running = Running { handle: Handle::new(address, cores), plan, threads };
+        match failure {
+            None => Ok(running),
+            Some(failure) => {
+                running.handle.stop(Duration::ZERO);
+                running.wait();
+                Err(failure)
+            }
+        }
     }
 }
 
@@ -227,63 +242,77 @@ struct Core {
     cpu: usize,
     listener: TcpListener,
     options: Options,
-}
-
-/// A reactor thread that has not said yet whether its ring works.
-struct Starting<M> {
-    ready: crossbeam_channel::Receiver<io::Result<()>>,
-    core: handle::Core<M>,
-    thread: JoinHandle<()>,
+    shared: Shared,
 }
 
 impl Core {
-    fn start<H, F>(self, make: Arc<F>) -> io::Result<Starting<H::Mail>>
+    /// Starts the thread, which says through `say_ready` how its ring's set-up ended.
+    fn start<H, F>(
+        self,
+        make: Arc<F>,
+        say_ready: Sender<io::Result<()>>,
+    ) -> io::Result<(handle::Core<H::Mail>, JoinHandle<()>)>
     where
         H: Handler,
         H::Mail: 'static,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
         let waker = Waker::new()?;
-        let (mail_sender, mail): (Sender<Control<H::Mail>>, _) = crossbeam_channel::unbounded();
-        let (say_ready, ready) = crossbeam_channel::bounded(1);
-        let counters = Arc::new(Counters::default());
-        let core = handle::Core { mail: mail_sender, waker: waker.clone(), counters: Arc::clone(&counters) };
+        let (mail_sender, mail) = crossbeam_channel::unbounded();
+        let counters = Arc::clone(&self.shared.counters);
+        let core = handle::Core { mail: mail_sender, waker: waker.clone(), counters };
         let mailbox = Mailbox { mail, waker };
         let thread = thread::Builder::new()
             .name(format!("reactor-{}", self.index))
             .stack_size(STACK_BYTES)
-            .spawn(move || self.run(&*make, mailbox, counters, &say_ready))?;
-        Ok(Starting { ready, core, thread })
+            .spawn(move || self.run(&*make, mailbox, say_ready))?;
+        Ok((core, thread))
     }
 
     /// The reactor's thread. A panic or a lost ring leaves connections in an unknown state, so the process ends.
     fn run<H: Handler>(
-        self,
+        mut self,
         make: &impl Fn(usize) -> H,
         mailbox: Mailbox<H::Mail>,
-        counters: Arc<Counters>,
-        say_ready: &Sender<io::Result<()>>,
+        say_ready: Sender<io::Result<()>>,
     ) {
         core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
-        let descriptors = self.options.budget.descriptors(self.options.connections_max);
-        let ring =
-            Uring::new(self.options.budget, descriptors, Some(self.listener), Some(mailbox.waker.clone()));
-        let ring = match ring {
+        let ring = match self.set_up_ring(&mailbox.waker) {
             Ok(ring) => ring,
             Err(error) => return drop(say_ready.send(Err(error))),
         };
-        let _ = say_ready.send(Ok(()));
+        drop(say_ready); // nothing to say is good news
+        let index = self.index;
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            Reactor::new(ring, make(self.index), self.options, mailbox, counters).run()
+            Reactor::new(ring, make(index), self.options, mailbox, self.shared).run()
         }));
-        let cause: Box<dyn fmt::Display> = match ended {
+        let cause = match ended {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => Box::new(error),
-            Err(_) => Box::new("a panic, reported above"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a panic, reported above".to_owned(),
         };
-        tracing::error!(reactor = self.index, "the reactor cannot go on: {cause}; the process ends");
-        eprintln!("megasock: reactor {} cannot go on: {cause}; the process ends", self.index);
+        eprintln!("megasock: reactor {index} cannot go on: {cause}; the process ends");
         std::process::abort();
+    }
+
+    /// The ring, with smaller queues where the kernel has no memory for the planned ones, down to the budget's floor.
+    fn set_up_ring(&mut self, waker: &Waker) -> io::Result<Uring> {
+        loop {
+            let budget = self.options.budget;
+            let descriptors = budget.descriptors(self.options.connections_max);
+            let listener = self.listener.try_clone()?;
+            match (Uring::new(budget, descriptors, Some(listener), Some(waker.clone())), budget.halved()) {
+                (Err(error), Some(half)) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    tracing::warn!(
+                        reactor = self.index,
+                        ?half,
+                        "no memory for the ring: trying with smaller queues"
+                    );
+                    self.options.budget = half;
+                }
+                (ring, _) => return ring,
+            }
+        }
     }
 }
 
