@@ -86,28 +86,24 @@ pub enum Place {
     Spill,
 }
 
-/// The payload of a ping or pong.
+/// The payload of a ping or pong, at most 125 bytes.
+///
+/// On the heap: inside [`Event`] its bytes would be moved with every message too (measured: 60 ns a message, not 32).
 #[derive(Clone, PartialEq, Eq)]
-pub struct ControlBody {
-    bytes: [u8; CONTROL_BYTES_MAX],
-    len: u8,
-}
+pub struct ControlBody(Box<[u8]>);
 
 impl ControlBody {
-    /// Copies and unmasks the payload of a control frame, which [`frame::decode`] has limited to 125 bytes.
     fn unmask(masked: &[u8], key: [u8; 4]) -> ControlBody {
-        let mut body = ControlBody { bytes: [0; CONTROL_BYTES_MAX], len: masked.len() as u8 };
-        let bytes = &mut body.bytes[..masked.len()];
-        bytes.copy_from_slice(masked);
-        mask::apply(bytes, key, 0);
-        body
+        let mut bytes: Box<[u8]> = masked.into();
+        mask::apply(&mut bytes, key, 0);
+        ControlBody(bytes)
     }
 }
 
 impl Deref for ControlBody {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        &self.0
     }
 }
 
@@ -116,6 +112,8 @@ impl fmt::Debug for ControlBody {
         fmt::Debug::fmt(&**self, f)
     }
 }
+
+const _: () = assert!(size_of::<Event>() <= 32);
 
 /// Something a client sent, whole and valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,7 +345,9 @@ impl Spill {
     /// The capacity at most doubles, from 16 KiB, and never exceeds what the frame still needs. The vector must come
     /// back through [`Spill::finish_direct`] before the next call of [`next`], or the spill be dropped.
     pub fn begin_direct(&mut self, at_least: usize) -> Option<(Vec<u8>, usize)> {
-        let missing = self.open.as_ref()?.missing;
+        // An earlier direct receive may not be settled yet.
+        let unsettled = self.message.len().saturating_sub(self.settled);
+        let missing = self.open.as_ref()?.missing - unsettled;
         if missing == 0 || missing < at_least {
             return None;
         }
