@@ -129,6 +129,7 @@ impl Connection {
                 }
                 Event::Message { kind, body: Place::Spill } => {
                     let spill = self.spill.as_mut().expect("a spilled body has a spill");
+                    assert!(!spill.in_message(), "no deadline runs against a finished message");
                     let body = spill.body_mut().to_vec();
                     assert_eq!(spill.take_body()[HEADROOM..], body);
                     Seen::Message(kind, body)
