@@ -164,7 +164,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     pub(super) fn read_frames(&mut self, id: ConnId, mut owner: Owner, range: Range<usize>) {
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         let mut spill = conn.spill.take();
-        let started = spill.as_ref().map(|spill| spill.started_tick);
         let bytes =
             if matches!(owner, Owner::Spill) { &mut [] } else { &mut owner.bytes_mut()[range.clone()] };
         let mut input = Input { bytes, at: 0 };
@@ -200,7 +199,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
         }
         match stop {
-            Stop::End => self.keep_spill(id, spill, started.filter(|_| messages == 0), messages > 0),
+            Stop::End => self.keep_spill(id, spill, messages > 0),
             Stop::Violation(violation) => self.fail(id, violation.reason()),
             Stop::Closed => {}
         }
@@ -259,18 +258,16 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// Puts the incomplete rest back; its deadline runs from when it was first seen incomplete.
-    fn keep_spill(&mut self, id: ConnId, spill: Option<Box<Spill>>, started: Option<u32>, active: bool) {
+    fn keep_spill(&mut self, id: ConnId, spill: Option<Box<Spill>>, active: bool) {
         let (now, deadline) = (self.now_tick, self.now_tick + self.options.message_deadline_ticks);
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if active {
             conn.active_tick = now;
         }
         let Some(mut spill) = spill else { return };
-        let first = started.is_none_or(|tick| tick == 0);
+        let first = spill.started_tick == 0;
         if first {
             spill.started_tick = now.max(1);
-        } else if let Some(tick) = started {
-            spill.started_tick = tick;
         }
         conn.spill = Some(spill);
         if first {

@@ -178,7 +178,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 /// The end of the head in `bytes`, of which the first `searched` were looked at before.
 fn find_head(bytes: &[u8], searched: usize) -> Result<Option<usize>, Status> {
     match head::find_end(bytes, searched) {
-        Some(end) if end > HEAD_BYTES_MAX => Err(Status::HeadTooLarge),
         Some(end) => Ok(Some(end)),
         None => head::refuse_early(bytes, searched).map(|()| None),
     }
