@@ -160,7 +160,7 @@ pub(crate) fn compare(turns: &Turns, options: &Options) -> Result<ExitCode, Stri
     }
     let fleet = Fleet::start(&spans, &[driver_core], interrupted)?;
     let packets = Packets::now();
-    let mut session = Session { turns, options, fleet, connections, driver: ProcessCpu::of_this_program() };
+    let mut session = Session { turns, options, fleet, driver: ProcessCpu::of_this_program() };
     match turns.compare {
         TurnsRow::Echo => session.echo(&mut contenders),
         TurnsRow::Ramp => session.ramp(&mut contenders),
@@ -219,7 +219,6 @@ struct Session<'a> {
     turns: &'a Turns,
     options: &'a Options,
     fleet: Fleet,
-    connections: u64,
     driver: ProcessCpu,
 }
 
@@ -231,7 +230,7 @@ impl Session<'_> {
     /// Opens everything, verifies an echo on each, then lets the servers take turns.
     fn echo(&mut self, contenders: &mut [Contender]) {
         for contender in contenders.iter_mut() {
-            self.open_all(contender);
+            self.open(contender, 1.0);
         }
         let (payload_bytes, depth) = (self.options.payload, self.options.depth.unwrap_or(1));
         for round in 0..self.rounds() {
@@ -266,32 +265,39 @@ impl Session<'_> {
         }
     }
 
-    /// One server after the other: what its connections add to its resident memory once each has echoed.
+    /// One server after the other: what its connections add to its resident memory once each has echoed. The first
+    /// tenth is not counted: it pays for what a server allocates once.
     fn idle(&mut self, contenders: &mut [Contender]) {
         for contender in contenders {
             if self.fleet.interrupted() {
                 return;
             }
+            let first = self.open(contender, 0.1);
+            std::thread::sleep(SETTLE_MEMORY);
             let before = rss_bytes(contender.pid);
-            self.open_all(contender);
+            let all = self.open(contender, 1.0);
             std::thread::sleep(SETTLE_MEMORY);
             let grown = rss_bytes(contender.pid) as f64 - before as f64;
-            contender.rss_each = Some(grown / self.connections as f64);
+            contender.rss_each = Some(grown / (all - first).max(1) as f64);
         }
     }
 
-    fn open_all(&mut self, contender: &mut Contender) {
+    /// Opens `part` of the connections and verifies an echo on each; returns how many are open then.
+    fn open(&mut self, contender: &mut Contender, part: f64) -> u64 {
         let in_flight = self.options.in_flight;
-        let ramp = |_| Order::Ramp { count: u32::MAX, in_flight, per_second: None };
-        let opened = self.run(contender, ramp);
-        if opened.opened < self.connections {
-            return contender.fail(format!("opened {} of {}", opened.opened, self.connections), &opened);
+        let count = |ring| (f64::from(self.fleet.slots(ring)) * part).ceil() as u32;
+        let wanted: u64 = contender.rings.iter().map(|&ring| u64::from(count(ring))).sum();
+        let opened =
+            self.run(contender, |ring| Order::Ramp { count: count(ring), in_flight, per_second: None });
+        if !opened.failures.is_empty() {
+            contender.fail(format!("opening {wanted}"), &opened);
         }
         let sweep = Order::Sweep { payload_bytes: self.options.payload, window: 64, until: None };
         let echoed = self.run(contender, |_| sweep);
-        if echoed.echoes < self.connections {
-            contender.fail(format!("{} of {} connections echoed", echoed.echoes, self.connections), &echoed);
+        if echoed.echoes < wanted {
+            contender.fail(format!("{} of {wanted} connections echoed", echoed.echoes), &echoed);
         }
+        wanted
     }
 
     fn run(&self, contender: &Contender, order_of: impl Fn(usize) -> Order) -> Joint {
