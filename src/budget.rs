@@ -38,11 +38,26 @@ pub const DESCRIPTORS_BASE: u64 = 64;
 /// `fs.nr_open` allows it.
 pub const NOFILE: u64 = RING_DESCRIPTORS_MAX as u64;
 
+/// Where [`NOFILE`] is set, for messages.
+pub const NOFILE_LINES: &str = "LimitNOFILE=1048576 in the unit (deploy/systemd/megasock.service.d/limits.conf), \
+    limits/60-megasock.conf for logins, or ulimit -n 1048576";
+
+/// Where [`MEMLOCK_BYTES`] is set, for messages.
+pub const MEMLOCK_LINES: &str = "LimitMEMLOCK=128M in the unit (deploy/systemd/megasock.service.d/limits.conf), \
+    limits/60-megasock.conf for logins, or ulimit -l 131072; CAP_IPC_LOCK lifts it";
+
 /// RLIMIT_MEMLOCK the host files ask for, in bytes: the queues of the most reactors, with room for a second server.
 pub const MEMLOCK_BYTES: u64 = 128 << 20;
 
-const _: () = assert!(MEMLOCK_BYTES >= 2 * REACTORS_MAX as u64 * CoreBudget::for_reactors(REACTORS_MAX).locked_bytes());
+const _: () =
+    assert!(MEMLOCK_BYTES >= 2 * REACTORS_MAX as u64 * CoreBudget::for_reactors(REACTORS_MAX).locked_bytes());
 const _: () = assert!(NOFILE > TARGET_CONNECTIONS);
+
+/// `fs.file-max` the host files set.
+pub const FILE_MAX: u64 = FILES.number(TARGET_CONNECTIONS);
+
+/// Each end of a connection is a file, and both may be on this box; a tenth for everyone else.
+const FILES: Amount = PerThousand(2_200);
 
 /// Buckets of the TCP hash per connection: with fewer, every packet walks a chain.
 pub const TCP_HASH_BUCKETS_PER_CONNECTION: u64 = 2;
@@ -169,7 +184,7 @@ pub struct HostNeed {
 pub const HOST_NEEDS: [HostNeed; 9] = [
     HostNeed {
         key: "fs.file-max",
-        amounts: &[PerThousand(2_200)],
+        amounts: &[FILES],
         why: "each end of a connection is a file, direct descriptors too; both ends may be on this box",
     },
     HostNeed {

@@ -2,7 +2,8 @@
 //!
 //! A row *stops* the target when the server could not carry it: io_uring, descriptors, memory, a conntrack table in use.
 //! Everything else that is short slows a ramp or loses packets and is a warning. Exit code 1 where something stops.
-//! Without a target the host is judged for what it carries as it is, so that an untuned machine is not called broken.
+//! Without a target the host is judged for what it carries as it is, so that an untuned machine is not called broken; if
+//! it carries nothing, for a million.
 //! Changes nothing; `scripts/tune` does.
 
 use super::table::{Row, Table, Verdict, grouped};
@@ -25,7 +26,8 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
     let asked = connections.or(config.max_connections);
     let wanted = Wanted { reactors: config.reactors, cores: config.cores.clone(), max_connections: asked };
     let plan = capacity::plan(&facts, &wanted);
-    let target = asked.or(plan.as_ref().ok().map(|plan| plan.connections_total)).unwrap_or(1);
+    let carried = plan.as_ref().ok().map(|plan| plan.connections_total);
+    let target = asked.or(carried).unwrap_or(budget::TARGET_CONNECTIONS);
 
     let mut rows = io_uring_rows(&tried, &facts);
     rows.extend(capacity_rows(&facts, target, &plan));
@@ -48,7 +50,7 @@ fn summary(rows: &[Row], target: u64, plan: &Result<Plan, Refusal>) -> String {
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let carries = match plan {
         Ok(plan) => format!("The server would run {plan}."),
-        Err(refusal) => format!("The server would not start: {refusal}"),
+        Err(_) => "The server would not start.".to_owned(),
     };
     let (stops, warnings) = (count(Verdict::Stop), count(Verdict::Warning));
     let verdict = match stops {
@@ -91,8 +93,8 @@ fn capacity_rows(facts: &HostFacts, target: u64, plan: &Result<Plan, Refusal>) -
     let plan = match plan {
         Ok(plan) => plan,
         Err(refusal) => {
-            let fix = "as said, then run the doctor again".to_owned();
-            return vec![Row::new(Verdict::Stop, "start", refusal.to_string(), String::new(), fix)];
+            let why = refusal.explain();
+            return vec![Row::new(Verdict::Stop, "start", why.cause, String::new(), why.fix)];
         }
     };
     let per_ring = capacity::slots_per_ring(facts, plan.reactors, plan.budget).unwrap_or(0);
@@ -108,13 +110,7 @@ fn capacity_rows(facts: &HostFacts, target: u64, plan: &Result<Plan, Refusal>) -
         };
         let found = format!("room for {}", grouped(carries));
         let needed = format!("{} B each", grouped(budget::FOOTPRINT_PER_CONNECTION_MAX));
-        rows.push(Row::new(
-            good_if(carries >= target, Verdict::Stop),
-            subject,
-            found,
-            needed,
-            limit.fix().into(),
-        ));
+        rows.push(Row::new(good_if(carries >= target, Verdict::Stop), subject, found, needed, limit.fix()));
     }
     rows
 }
@@ -136,10 +132,7 @@ fn nofile_row(facts: &HostFacts, target: u64, plan: &Plan, limits: &[(u64, Limit
         }
     };
     let found = format!("{} soft, {} hard", limit_text(facts.nofile_soft), limit_text(facts.nofile_hard));
-    let nofile = budget::NOFILE;
-    let fix =
-        format!("ulimit -Hn {nofile}; for good limits/60-megasock.conf, or LimitNOFILE={nofile} in the unit");
-    Row::new(verdict, "RLIMIT_NOFILE", found, needed, fix)
+    Row::new(verdict, "RLIMIT_NOFILE", found, needed, budget::NOFILE_LINES.into())
 }
 
 fn nr_open_row(facts: &HostFacts) -> Row {
@@ -162,11 +155,7 @@ fn memlock_row(facts: &HostFacts, plan: &Plan) -> Row {
         Some(limit) => (Verdict::Stop, kib(limit)),
     };
     let needed = format!("{}, at least {}", kib(full), kib(floor));
-    let (in_kib, in_mib) = (budget::MEMLOCK_BYTES >> 10, budget::MEMLOCK_BYTES >> 20);
-    let fix = format!(
-        "ulimit -Hl {in_kib}; for good limits/60-megasock.conf, or LimitMEMLOCK={in_mib}M in the unit"
-    );
-    Row::new(verdict, "RLIMIT_MEMLOCK", found, needed, fix)
+    Row::new(verdict, "RLIMIT_MEMLOCK", found, needed, budget::MEMLOCK_LINES.into())
 }
 
 fn need_row(need: &HostNeed, facts: &HostFacts, target: u64) -> Row {
@@ -175,7 +164,7 @@ fn need_row(need: &HostNeed, facts: &HostFacts, target: u64) -> Row {
     let plain: Vec<String> = wanted.iter().map(u64::to_string).collect();
     let fix = format!("sysctl -w {}=\"{}\" (scripts/tune sets all)", need.key, plain.join(" "));
     let Some(found) = sysctl(need.key, facts) else {
-        return Row::new(Verdict::Good, need.key, "not here".into(), numbers(wanted), fix);
+        return Row::new(Verdict::Good, need.key, "not shown here".into(), numbers(wanted), fix);
     };
     let met = |(amount, found): (&Amount, &u64)| amount.met_by(*found, target);
     let verdict = match need.amounts.iter().zip(&found).all(met) {

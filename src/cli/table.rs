@@ -38,8 +38,10 @@ pub(super) struct Table<'a> {
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A cause told in a sentence stands alone in its row; it does not push the last column away.
+        let aligned = || self.rows.iter().filter(|row| !row.needed.is_empty());
         let width = |head: &str, column: fn(&Row) -> &str| {
-            let cells = self.rows.iter().map(|row| column(row).chars().count());
+            let cells = aligned().map(|row| column(row).chars().count());
             cells.chain([head.len()]).max().unwrap_or(0)
         };
         let subject = width("", |row| &row.subject);
@@ -48,11 +50,8 @@ impl fmt::Display for Table<'_> {
         for row in self.rows {
             let (paint, plain) = if self.colour { (row.verdict.colour(), "\x1b[0m") } else { ("", "") };
             let verdict = row.verdict.word();
-            writeln!(
-                f,
-                "{paint}{verdict:4}{plain}  {:subject$}  {:found$}  {}",
-                row.subject, row.found, row.needed
-            )?;
+            let line = format!("{:subject$}  {:found$}  {}", row.subject, row.found, row.needed);
+            writeln!(f, "{paint}{verdict:4}{plain}  {}", line.trim_end())?;
             if row.verdict != Verdict::Good {
                 writeln!(f, "      {:subject$}  mend: {}", "", row.fix)?;
             }
@@ -96,14 +95,16 @@ mod tests {
     #[test]
     fn columns_line_up_and_only_gaps_are_mended() {
         let row = |verdict, subject: &str| Row::new(verdict, subject, "1".into(), "2".into(), "do it".into());
-        let rows = [row(Verdict::Good, "a"), row(Verdict::Stop, "longer")];
+        let told = Row::new(Verdict::Good, "b", "a whole sentence".into(), String::new(), String::new());
+        let rows = [row(Verdict::Good, "a"), row(Verdict::Stop, "longer"), told];
         let text = Table { rows: &rows, colour: false }.to_string();
         assert_eq!(
             text,
             "              found  needed\n\
              ok    a       1      2\n\
              STOP  longer  1      2\n\
-             \x20             mend: do it\n"
+             \x20             mend: do it\n\
+             ok    b       a whole sentence\n"
         );
         assert!(Table { rows: &rows, colour: true }.to_string().contains("\x1b[31mSTOP\x1b[0m"));
     }

@@ -6,6 +6,7 @@
 
 use crate::budget::{self, CoreBudget};
 use crate::sys::host::HostFacts;
+use crate::sys::probe::Explanation;
 use std::fmt;
 
 /// What the operator asked for; `None` leaves it to the host.
@@ -242,17 +243,19 @@ impl fmt::Display for Limit {
 
 impl Limit {
     /// What would let the host carry more.
-    pub fn fix(&self) -> &'static str {
+    pub fn fix(&self) -> String {
         match self {
-            Limit::Asked => "raise max_connections",
-            Limit::Nofile { .. } => {
-                "raise the hard limit (limits/60-megasock.conf, or LimitNOFILE=1048576 in the unit), or set \
-                 max_connections: as many reactors start as it needs"
+            Limit::Asked => "raise max_connections".into(),
+            Limit::Nofile { .. } => format!(
+                "raise the hard limit ({}), or set max_connections: as many reactors start as it needs",
+                budget::NOFILE_LINES
+            ),
+            Limit::Ring => "set max_connections: as many reactors start as it needs".into(),
+            Limit::FileMax { .. } => format!("sysctl -w fs.file-max={} (scripts/tune)", budget::FILE_MAX),
+            Limit::Memory { .. } => "add memory, or stop what uses it".into(),
+            Limit::CgroupMemory { .. } => {
+                "raise the memory limit of the container or unit (MemoryMax=)".into()
             }
-            Limit::Ring => "set max_connections: as many reactors start as it needs",
-            Limit::FileMax { .. } => "sysctl -w fs.file-max=2200000 (scripts/tune)",
-            Limit::Memory { .. } => "add memory, or stop what uses it",
-            Limit::CgroupMemory { .. } => "raise the memory limit of the container or unit (MemoryMax=)",
         }
     }
 }
@@ -273,22 +276,27 @@ impl fmt::Display for Plan {
     }
 }
 
+impl Refusal {
+    /// Says it in words an operator can act on.
+    pub fn explain(&self) -> Explanation {
+        let (cause, fix) = match self {
+            Refusal::Core { core, allowed } => (
+                format!("core {core} is not in the affinity mask {allowed:?}"),
+                "choose cores from it, or widen it (taskset, cpuset)".to_owned(),
+            ),
+            Refusal::Nofile { needed, found } => (
+                format!("RLIMIT_NOFILE is {found}, at least {needed} are needed"),
+                budget::NOFILE_LINES.to_owned(),
+            ),
+            Refusal::Nothing { limit } => (format!("no room for a connection: {limit}"), limit.fix()),
+        };
+        Explanation { cause, fix }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Core { core, allowed } => {
-                write!(
-                    f,
-                    "core {core} is not in the affinity mask {allowed:?}; choose cores from it, or widen it (taskset, cpuset)"
-                )
-            }
-            Refusal::Nofile { needed, found } => write!(
-                f,
-                "RLIMIT_NOFILE is {found} and at least {needed} are needed; raise the hard limit: \
-                 ulimit -Hn 1048576, limits/60-megasock.conf, or LimitNOFILE=1048576 in the unit"
-            ),
-            Refusal::Nothing { limit } => write!(f, "no room for a connection: {limit}; {}", limit.fix()),
-        }
+        self.explain().fmt(f)
     }
 }
 

@@ -218,12 +218,7 @@ impl Missing {
                     found_bytes >> 10,
                     needed_bytes.div_ceil(1024)
                 ),
-                format!(
-                    "LimitMEMLOCK={mib}M in the unit (deploy/systemd/megasock.service.d/limits.conf), \
-                     limits/60-megasock.conf, or ulimit -l {kib}; CAP_IPC_LOCK lifts it",
-                    mib = budget::MEMLOCK_BYTES >> 20,
-                    kib = budget::MEMLOCK_BYTES >> 10
-                ),
+                budget::MEMLOCK_LINES.to_owned(),
             ),
             Missing::Memory => (
                 "the kernel has no memory for the rings".to_owned(),
@@ -231,15 +226,11 @@ impl Missing {
             ),
             Missing::Descriptors { needed, found } => (
                 format!("RLIMIT_NOFILE is {found}, at least {needed} are needed"),
-                format!(
-                    "LimitNOFILE={nofile} in the unit (deploy/systemd/megasock.service.d/limits.conf), \
-                     limits/60-megasock.conf, or ulimit -n {nofile}",
-                    nofile = budget::NOFILE
-                ),
+                budget::NOFILE_LINES.to_owned(),
             ),
             Missing::SystemFiles => (
                 format!("all {} files of fs.file-max are open", facts.file_max.unwrap_or(0)),
-                "sysctl -w fs.file-max=2200000 (scripts/tune)".to_owned(),
+                format!("sysctl -w fs.file-max={} (scripts/tune)", budget::FILE_MAX),
             ),
             Missing::Errno(errno) => (
                 format!("io_uring cannot be set up: {}", io::Error::from_raw_os_error(*errno)),
