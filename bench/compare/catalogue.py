@@ -136,7 +136,8 @@ CATALOGUE = [
         root_build,
         megasock_version,
         [root_target() / "megasock", "--listen", "127.0.0.1:9000", "--reactors", "1"]
-        + ["--max-connections", str(CONNECTIONS_MAX), "--max-message-bytes", LIMIT],
+        + ["--max-connections", str(CONNECTIONS_MAX), "--max-message-bytes", LIMIT]
+        + ["--send-queue-bytes-max", str(4 * MESSAGE_BYTES_MAX)],
         core_option="--cores",
     ),
     Peer("floor", 9001, rust, megasock_version, [RUST_PEERS, "floor", "9001", LIMIT], scheme="tcp"),
