@@ -35,6 +35,15 @@ impl Segment {
         self.range_mut().start += sent;
     }
 
+    /// Copies what lies in a receive buffer, so that the buffer is free again.
+    pub fn unpin(&mut self) {
+        if let Segment::Buffer(..) = self {
+            let bytes = self.bytes().to_vec();
+            let len = bytes.len();
+            *self = Segment::Bytes(bytes, 0..len);
+        }
+    }
+
     fn range_mut(&mut self) -> &mut Range<usize> {
         match self {
             Segment::Buffer(_, range) | Segment::Payload(_, range) | Segment::Bytes(_, range) => range,
@@ -108,6 +117,11 @@ impl SendQueue {
             sent -= range.len();
             self.segments.pop_front();
         }
+    }
+
+    /// [`Segment::unpin`] for all of them.
+    pub fn unpin(&mut self) {
+        self.segments.iter_mut().for_each(Segment::unpin);
     }
 
     /// Drops everything.

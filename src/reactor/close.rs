@@ -99,8 +99,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    /// Goes on with connections whose last output was submitted; where it is still waiting, its completion comes back
-    /// here through the next flush.
+    /// Goes on with connections of which all output was sent, as far as somebody waits for that; where it is not yet,
+    /// its completion comes back here through the next flush.
     pub(super) fn finish_sent(&mut self) {
         let mut finishing = std::mem::take(&mut self.finishing);
         for id in finishing.drain(..) {
@@ -114,6 +114,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                     conn.phase = Phase::Lingering;
                     conn.set(flag::SHUTTING);
                     self.io.shutdown(id);
+                }
+                Phase::Open if conn.has(flag::BLOCKED) => {
+                    conn.clear(flag::BLOCKED);
+                    self.handler.on_writable(id, &mut self.outbox);
+                    self.apply_actions();
                 }
                 _ => {}
             }

@@ -56,6 +56,8 @@ pub(super) mod flag {
     pub const OPENED: u16 = 1 << 9;
     /// Accepted into a reserve slot of a full server: it gets a 503.
     pub const SURPLUS: u16 = 1 << 10;
+    /// Its socket was full: once all is sent the handler is told that there is room.
+    pub const BLOCKED: u16 = 1 << 11;
 }
 
 /// One connection.

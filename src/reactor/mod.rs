@@ -91,7 +91,7 @@ pub struct Reactor<I: Io, H: Handler> {
     readable: VecDeque<ConnId>,
     /// Connections with output to send.
     dirty: Vec<ConnId>,
-    /// Connections whose last output went into this turn's enter.
+    /// Connections that go on once this turn's output is sent.
     finishing: Vec<ConnId>,
     /// Request heads that did not come whole, and requests not yet decided, by slot.
     heads: HashMap<u32, PartialHead>,
@@ -230,3 +230,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.conns.get_mut(id.slot, id.generation)
     }
 }
+
+#[cfg(test)]
+mod tests;

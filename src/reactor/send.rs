@@ -30,7 +30,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// Queues output. A connection whose backlog would pass the limit ends instead.
-    pub(super) fn enqueue(&mut self, id: ConnId, segment: Segment) {
+    pub(super) fn enqueue(&mut self, id: ConnId, mut segment: Segment) {
         let len = segment.bytes().len();
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if matches!(conn.phase, Phase::Lingering | Phase::Releasing) {
@@ -42,9 +42,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return self.begin_release(id, CloseReason::SlowConsumer);
         }
         let waits = conn.has(flag::SENDING);
+        if waits {
+            segment.unpin(); // what may wait for long must not hold a receive buffer
+        }
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
-        // What may wait for long must not hold a receive buffer.
-        queue.push(if waits { unpin(segment) } else { segment });
+        queue.push(segment);
         self.counters.bytes_sent.add(len as u64);
         if !waits && !conn.has(flag::DIRTY) {
             conn.set(flag::DIRTY);
@@ -67,10 +69,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if conn.has(flag::SENDING) {
             return;
         }
-        let ends = matches!(conn.phase, Phase::Finishing | Phase::Refusing);
+        let goes_on = matches!(conn.phase, Phase::Finishing | Phase::Refusing) || conn.has(flag::BLOCKED);
         if let Some(mut queue) = conn.out.take() {
             if queue.len() > I::SEGMENTS_PER_SEND {
-                conn.set(flag::SENDING);
+                queue.unpin();
+                conn.set(flag::SENDING | flag::BLOCKED);
                 conn.out = Some(in_flight_marker(queue.bytes(), self.spare_queues.pop()));
                 self.io.send_all(id, Outbound::Queue(queue));
             } else if let Some(segment) = queue.take_single() {
@@ -80,7 +83,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 self.io.send_now(id, Outbound::Queue(queue));
             }
         }
-        if ends {
+        if goes_on {
             self.finishing.push(id);
         }
     }
@@ -108,13 +111,13 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.send_waiting(id, rest);
     }
 
-    fn send_waiting(&mut self, id: ConnId, rest: Outbound) {
-        let rest = match rest {
-            Outbound::Segment(segment) => Outbound::Segment(unpin(segment)),
-            queue => queue,
-        };
+    fn send_waiting(&mut self, id: ConnId, mut rest: Outbound) {
+        match &mut rest {
+            Outbound::Segment(segment) => segment.unpin(),
+            Outbound::Queue(queue) => queue.unpin(),
+        }
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
-        conn.set(flag::SENDING);
+        conn.set(flag::SENDING | flag::BLOCKED);
         match &mut conn.out {
             Some(queue) => queue.in_flight_bytes = rest.bytes(),
             empty => *empty = Some(in_flight_marker(rest.bytes(), self.spare_queues.pop())),
@@ -160,10 +163,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             conn.set(flag::DIRTY);
             self.dirty.push(id);
         }
-        if conn.phase == Phase::Open && conn.out.is_none() {
-            self.handler.on_writable(id, &mut self.outbox);
-            self.apply_actions();
-        }
     }
 
     fn handle_send_error(&mut self, id: ConnId, errno: i32) {
@@ -180,16 +179,4 @@ fn in_flight_marker(in_flight_bytes: usize, spare: Option<Box<SendQueue>>) -> Bo
     let mut queue = spare.unwrap_or_default();
     queue.in_flight_bytes = in_flight_bytes;
     queue
-}
-
-/// Copies what lies in a receive buffer, so that the buffer is free again.
-fn unpin(segment: Segment) -> Segment {
-    match &segment {
-        Segment::Buffer(..) => {
-            let bytes = segment.bytes().to_vec();
-            let len = bytes.len();
-            Segment::Bytes(bytes, 0..len)
-        }
-        _ => segment,
-    }
 }

@@ -1,0 +1,525 @@
+//! A kernel played by a test: sockets with scripted peers, a clock that moves only when told, completions that come
+//! when and in the order the test wants.
+//!
+//! It holds the reactor to its contract at every call: one receive and one send of a connection at a time, nothing on a
+//! slot whose close was issued, the close only when nothing else is in flight, every operation under the generation of
+//! the slot's present connection. A breach panics where it happens.
+//!
+//! Refuses to: complete a [`Io::send_now`] later than the turn that submits it, for that is this side's contract.
+
+use crate::sys::{Completion, ConnId, Inbound, Io, Outbound, RingError};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A peer, by the order of connecting. Unlike a slot it is never reused, and it outlives its connection.
+pub(super) type Peer = usize;
+
+/// What one peer and its socket are up to.
+pub(super) struct Socket {
+    /// Set by the first operation on it.
+    pub id: Option<ConnId>,
+    /// What came from the peer and is not yet received.
+    pub input: VecDeque<u8>,
+    /// The peer has ended its side.
+    pub eof: bool,
+    /// The peer has reset the connection.
+    pub reset: bool,
+    /// What the server sent.
+    pub output: Vec<u8>,
+    /// Bytes the socket still takes before it is full.
+    pub room: usize,
+    /// Most bytes of one receive.
+    pub recv_max: usize,
+    /// A waiting send ends as soon as it has sent something.
+    pub ends_short: bool,
+    /// Completions wait in [`Socket::held`] instead of being delivered.
+    pub hold: bool,
+    pub held: Vec<Completion>,
+    /// The server has sent FIN.
+    pub fin: bool,
+    /// The descriptor is free again.
+    pub gone: bool,
+    /// Receives so far.
+    pub recvs: u32,
+    poll_armed: bool,
+    /// A waiting send and the bytes of it already sent.
+    waiting: Option<(Outbound, usize)>,
+    in_flight: InFlight,
+}
+
+/// What the reactor has begun and not seen the end of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct InFlight {
+    poll: bool,
+    poll_cancel: bool,
+    recv: bool,
+    send_now: bool,
+    send_all: bool,
+    send_cancel: bool,
+    shutdown: bool,
+    close: bool,
+}
+
+enum Operation {
+    Poll,
+    Recv(Inbound),
+    SendNow(Outbound),
+    SendAll(Outbound),
+    CancelPoll,
+    CancelSend,
+    Shutdown,
+    Close,
+}
+
+/// The scripted [`Io`].
+pub(super) struct Kernel {
+    pub now_us: u64,
+    /// A wait never lasts beyond this.
+    pub sleep_until_us: u64,
+    /// The timeout of the last turn.
+    pub timeout: Option<Duration>,
+    /// The last turn neither carried anything out nor delivered anything, and nothing waits for the next.
+    idle: bool,
+    /// Every socket there ever was.
+    pub sockets: Vec<Socket>,
+    /// Accepts in flight.
+    pub accepts: u32,
+    /// Every turn's completions come in an order drawn from this.
+    pub shuffle: Option<u64>,
+    /// Size of the descriptor table.
+    descriptors: u32,
+    live: BTreeMap<u32, Peer>,
+    /// Freed descriptors; the last one is the next one used.
+    free: Vec<u32>,
+    backlog: VecDeque<Peer>,
+    submitted: Vec<(Peer, Operation)>,
+    ready: VecDeque<Completion>,
+}
+
+impl Socket {
+    fn new() -> Socket {
+        Socket {
+            id: None,
+            input: VecDeque::new(),
+            eof: false,
+            reset: false,
+            output: Vec::new(),
+            room: usize::MAX,
+            recv_max: usize::MAX,
+            ends_short: false,
+            hold: false,
+            held: Vec::new(),
+            fin: false,
+            gone: false,
+            recvs: 0,
+            poll_armed: false,
+            waiting: None,
+            in_flight: InFlight::default(),
+        }
+    }
+
+    fn has_event(&self) -> bool {
+        !self.input.is_empty() || self.eof || self.reset
+    }
+
+    /// Takes what fits and returns the count, or a negated errno.
+    fn take(&mut self, bytes: &mut Outbound) -> i32 {
+        if self.reset {
+            return -libc::ECONNRESET;
+        }
+        let all = match bytes {
+            Outbound::Segment(segment) => segment.bytes().to_vec(),
+            Outbound::Queue(queue) => queue.iter().flat_map(|segment| segment.bytes()).copied().collect(),
+        };
+        let count = all.len().min(self.room);
+        self.output.extend_from_slice(&all[..count]);
+        self.room -= if self.room == usize::MAX { 0 } else { count };
+        match bytes {
+            Outbound::Segment(segment) => segment.advance(count),
+            Outbound::Queue(queue) => queue.advance(count),
+        }
+        count as i32
+    }
+
+    /// Moves a waiting send on; its result once it ends.
+    fn continue_waiting(&mut self) -> Option<(Outbound, i32)> {
+        let (mut bytes, mut sent) = self.waiting.take()?;
+        let count = self.take(&mut bytes);
+        if count < 0 {
+            return Some((bytes, count));
+        }
+        sent += count as usize;
+        if bytes.bytes() == 0 || (self.ends_short && count > 0) {
+            return Some((bytes, sent as i32));
+        }
+        self.waiting = Some((bytes, sent));
+        None
+    }
+
+    fn receive(&mut self, mut into: Inbound) -> (Inbound, i32) {
+        self.recvs += 1;
+        if self.reset {
+            return (into, -libc::ECONNRESET);
+        }
+        if self.input.is_empty() {
+            return (into, if self.eof { 0 } else { -libc::EAGAIN });
+        }
+        let max = self.recv_max.min(self.input.len());
+        let count = match &mut into {
+            Inbound::Buffer(buffer) => {
+                let count = max.min(buffer.len());
+                buffer.iter_mut().zip(self.input.drain(..count)).for_each(|(to, from)| *to = from);
+                count
+            }
+            Inbound::Append(bytes, bytes_max) => {
+                let capacity = bytes.capacity();
+                assert!(
+                    *bytes_max > 0 && *bytes_max <= capacity - bytes.len(),
+                    "a direct receive without room"
+                );
+                let count = max.min(*bytes_max);
+                bytes.extend(self.input.drain(..count));
+                assert_eq!(bytes.capacity(), capacity, "the kernel cannot make room");
+                count
+            }
+        };
+        (into, count as i32)
+    }
+}
+
+impl Kernel {
+    pub fn new(descriptors: u32) -> Kernel {
+        Kernel {
+            now_us: 0,
+            sleep_until_us: 0,
+            timeout: None,
+            idle: false,
+            sockets: Vec::new(),
+            accepts: 0,
+            shuffle: None,
+            descriptors,
+            live: BTreeMap::new(),
+            free: (0..descriptors).rev().collect(),
+            backlog: VecDeque::new(),
+            submitted: Vec::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// A peer connects; it is accepted as soon as an accept is in flight.
+    pub fn connect(&mut self) -> Peer {
+        self.sockets.push(Socket::new());
+        self.backlog.push_back(self.sockets.len() - 1);
+        self.sockets.len() - 1
+    }
+
+    /// Whether nothing happens by itself any more.
+    pub fn is_idle(&self) -> bool {
+        self.idle && self.submitted.is_empty() && (self.accepts == 0 || self.backlog.is_empty())
+    }
+
+    /// Accepted sockets whose descriptor is not free again.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Bytes come from the peer.
+    pub fn arrive(&mut self, peer: Peer, bytes: &[u8]) {
+        self.sockets[peer].input.extend(bytes);
+        self.raise(peer);
+    }
+
+    /// The peer ends its side.
+    pub fn end(&mut self, peer: Peer) {
+        self.sockets[peer].eof = true;
+        self.raise(peer);
+    }
+
+    /// The peer resets the connection: what it had sent is lost, and a waiting send fails.
+    pub fn reset(&mut self, peer: Peer) {
+        let socket = &mut self.sockets[peer];
+        socket.reset = true;
+        socket.input.clear();
+        self.give_room(peer, 0);
+        self.raise(peer);
+    }
+
+    /// The peer has read `bytes`: so much more fits.
+    pub fn give_room(&mut self, peer: Peer, bytes: usize) {
+        let socket = &mut self.sockets[peer];
+        socket.room = socket.room.saturating_add(bytes);
+        let (Some(id), Some((rest, result))) = (socket.id, socket.continue_waiting()) else { return };
+        self.deliver(Completion::Sent { id, rest, result });
+    }
+
+    /// An event without cause.
+    pub fn raise(&mut self, peer: Peer) {
+        if let (true, Some(id)) = (self.sockets[peer].poll_armed, self.sockets[peer].id) {
+            self.deliver(Completion::Polled { id, result: libc::POLLIN.into(), more: true });
+        }
+    }
+
+    /// The kernel gives the poll up, as it does when it is short of memory.
+    pub fn end_poll(&mut self, peer: Peer, result: i32) {
+        let socket = &mut self.sockets[peer];
+        assert!(socket.poll_armed);
+        socket.poll_armed = false;
+        let id = socket.id.expect("a polled socket");
+        self.deliver(Completion::Polled { id, result, more: false });
+    }
+
+    /// Puts a completion into the next turn's, held or not.
+    pub fn inject(&mut self, completion: Completion) {
+        self.ready.push_back(completion);
+    }
+
+    fn deliver(&mut self, completion: Completion) {
+        let socket =
+            id_of(&completion).and_then(|id| self.live.get(&id.slot)).map(|peer| &mut self.sockets[*peer]);
+        match socket {
+            Some(socket) if socket.hold => socket.held.push(completion),
+            _ => self.ready.push_back(completion),
+        }
+    }
+
+    /// The socket at the slot, which this connection must own and must not be closing.
+    fn socket(&mut self, id: ConnId, what: &str) -> &mut Socket {
+        let peer =
+            self.live.get(&id.slot).unwrap_or_else(|| panic!("{what} on slot {} that is free", id.slot));
+        let socket = &mut self.sockets[*peer];
+        let known = *socket.id.get_or_insert(id);
+        assert_eq!(known, id, "{what} on behalf of another connection");
+        assert!(!socket.in_flight.close, "{what} after the close of {id:?}");
+        socket
+    }
+
+    fn submit(&mut self, id: ConnId, operation: Operation) {
+        self.submitted.push((self.live[&id.slot], operation));
+    }
+
+    fn accept_waiting(&mut self) {
+        while self.accepts > 0 && !self.backlog.is_empty() {
+            let slot = self.free.pop().expect("accepts in flight never exceed the free descriptors");
+            let peer = self.backlog.pop_front().expect("just seen");
+            self.accepts -= 1;
+            self.live.insert(slot, peer);
+            self.ready.push_back(Completion::Accepted { slot, peer: address(peer) });
+        }
+    }
+
+    fn execute(&mut self, peer: Peer, operation: Operation) {
+        let socket = &mut self.sockets[peer];
+        let id = socket.id.expect("known since submission");
+        match operation {
+            Operation::Poll => {
+                socket.poll_armed = true;
+                if socket.has_event() {
+                    self.raise(peer);
+                }
+            }
+            Operation::Recv(into) => {
+                let (into, result) = socket.receive(into);
+                let nonempty = result > 0 && socket.has_event();
+                self.deliver(Completion::Received { id, into, result, nonempty });
+            }
+            Operation::SendNow(mut bytes) => {
+                let result = socket.take(&mut bytes);
+                socket.in_flight.send_now = false;
+                if bytes.bytes() > 0 {
+                    let result = if result == 0 { -libc::EAGAIN } else { result.min(0) };
+                    self.ready.push_back(Completion::Unsent { id, rest: bytes, result });
+                }
+            }
+            Operation::SendAll(bytes) => {
+                socket.waiting = Some((bytes, 0));
+                self.give_room(peer, 0);
+            }
+            Operation::CancelPoll => {
+                // One that the kernel has ended itself is not found.
+                if std::mem::take(&mut socket.poll_armed) {
+                    self.deliver(Completion::Polled { id, result: -libc::ECANCELED, more: false });
+                }
+            }
+            Operation::CancelSend => {
+                if let Some((rest, sent)) = socket.waiting.take() {
+                    let result = if sent > 0 { sent as i32 } else { -libc::ECANCELED };
+                    self.deliver(Completion::Sent { id, rest, result });
+                }
+            }
+            Operation::Shutdown => {
+                socket.fin = true;
+                self.deliver(Completion::Shut { id });
+            }
+            Operation::Close => self.deliver(Completion::Closed { id }),
+        }
+    }
+
+    /// What the reactor is about to learn is no longer in flight.
+    fn note_delivery(&mut self, completion: &Completion) {
+        let Some((id, peer)) = id_of(completion).and_then(|id| Some((id, *self.live.get(&id.slot)?))) else {
+            return;
+        };
+        let socket = &mut self.sockets[peer];
+        if socket.id != Some(id) {
+            return;
+        }
+        let in_flight = &mut socket.in_flight;
+        match completion {
+            Completion::Polled { more: false, .. } => {
+                (in_flight.poll, in_flight.poll_cancel) = (false, false)
+            }
+            Completion::Received { .. } => in_flight.recv = false,
+            Completion::Sent { .. } => (in_flight.send_all, in_flight.send_cancel) = (false, false),
+            Completion::Shut { .. } => in_flight.shutdown = false,
+            Completion::Closed { .. } => {
+                in_flight.close = false;
+                socket.gone = true;
+                self.live.remove(&id.slot);
+                self.free.push(id.slot);
+            }
+            _ => {}
+        }
+    }
+
+    /// Swaps neighbours at random. The polls of one connection keep their order: the final one is the last.
+    fn shuffle_ready(&mut self) {
+        let Some(mut random) = self.shuffle else { return };
+        for at in (1..self.ready.len()).chain(1..self.ready.len()) {
+            let (a, b) = (&self.ready[at - 1], &self.ready[at]);
+            let polls = matches!((a, b), (Completion::Polled { .. }, Completion::Polled { .. }));
+            if draw(&mut random) % 2 == 0 && !(polls && id_of(a) == id_of(b)) {
+                self.ready.swap(at - 1, at);
+            }
+        }
+        self.shuffle = Some(random);
+    }
+}
+
+/// A step of a generator that is good enough to pick cases (xorshift64*, Vigna 2016).
+pub(super) fn draw(state: &mut u64) -> u64 {
+    *state |= 1;
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
+}
+
+/// Where a peer connects from.
+pub(super) fn address(peer: Peer) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 10_000 + peer as u16))
+}
+
+fn id_of(completion: &Completion) -> Option<ConnId> {
+    match completion {
+        Completion::Polled { id, .. }
+        | Completion::Received { id, .. }
+        | Completion::Unsent { id, .. }
+        | Completion::Sent { id, .. }
+        | Completion::Shut { id }
+        | Completion::Closed { id }
+        | Completion::Connected { id, .. } => Some(*id),
+        Completion::Accepted { .. } | Completion::AcceptFailed { .. } | Completion::Woken => None,
+    }
+}
+
+impl Io for Kernel {
+    const SEGMENTS_PER_SEND: usize = 4;
+
+    fn accept(&mut self) {
+        self.accepts += 1;
+        assert!(
+            self.accepts as usize + self.live() <= self.descriptors as usize,
+            "an accept without a free descriptor"
+        );
+    }
+
+    fn poll(&mut self, id: ConnId) {
+        let socket = self.socket(id, "poll");
+        assert!(!std::mem::replace(&mut socket.in_flight.poll, true), "a second poll of {id:?}");
+        self.submit(id, Operation::Poll);
+    }
+
+    fn recv(&mut self, id: ConnId, into: Inbound) {
+        let socket = self.socket(id, "recv");
+        assert!(!std::mem::replace(&mut socket.in_flight.recv, true), "a second receive of {id:?}");
+        self.submit(id, Operation::Recv(into));
+    }
+
+    fn send_now(&mut self, id: ConnId, bytes: Outbound) {
+        let segments = if let Outbound::Queue(queue) = &bytes { queue.len() } else { 1 };
+        assert!(segments <= Self::SEGMENTS_PER_SEND && bytes.bytes() > 0);
+        let socket = self.socket(id, "send_now");
+        assert!(
+            !socket.in_flight.send_all && !socket.fin && !socket.in_flight.shutdown,
+            "a send of {id:?} too many"
+        );
+        assert!(!std::mem::replace(&mut socket.in_flight.send_now, true), "a second send of {id:?}");
+        self.submit(id, Operation::SendNow(bytes));
+    }
+
+    fn send_all(&mut self, id: ConnId, bytes: Outbound) {
+        assert!(bytes.bytes() > 0);
+        let socket = self.socket(id, "send_all");
+        assert!(
+            !socket.in_flight.send_now && !socket.fin && !socket.in_flight.shutdown,
+            "a send of {id:?} too many"
+        );
+        assert!(!std::mem::replace(&mut socket.in_flight.send_all, true), "a second send of {id:?}");
+        self.submit(id, Operation::SendAll(bytes));
+    }
+
+    fn cancel_poll(&mut self, id: ConnId) {
+        let socket = self.socket(id, "cancel_poll");
+        assert!(socket.in_flight.poll && !std::mem::replace(&mut socket.in_flight.poll_cancel, true));
+        self.submit(id, Operation::CancelPoll);
+    }
+
+    fn cancel_send(&mut self, id: ConnId) {
+        let socket = self.socket(id, "cancel_send");
+        assert!(socket.in_flight.send_all && !std::mem::replace(&mut socket.in_flight.send_cancel, true));
+        self.submit(id, Operation::CancelSend);
+    }
+
+    fn shutdown(&mut self, id: ConnId) {
+        let socket = self.socket(id, "shutdown");
+        let sending = socket.in_flight.send_now || socket.in_flight.send_all;
+        assert!(!sending && !socket.fin, "a shutdown of {id:?} that overtakes its output, or a second one");
+        assert!(!std::mem::replace(&mut socket.in_flight.shutdown, true), "a second shutdown of {id:?}");
+        self.submit(id, Operation::Shutdown);
+    }
+
+    fn close(&mut self, id: ConnId) {
+        let socket = self.socket(id, "close");
+        assert_eq!(
+            socket.in_flight,
+            InFlight::default(),
+            "a close of {id:?} that does not wait for the rest"
+        );
+        socket.in_flight.close = true;
+        self.submit(id, Operation::Close);
+    }
+
+    fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError> {
+        self.accept_waiting();
+        self.idle = self.submitted.is_empty() && self.ready.is_empty();
+        for (peer, operation) in std::mem::take(&mut self.submitted) {
+            self.execute(peer, operation);
+        }
+        self.timeout = timeout;
+        if self.ready.is_empty() {
+            let wait_us = timeout.map_or(u64::MAX, |timeout| timeout.as_micros() as u64);
+            self.now_us = self.now_us.saturating_add(wait_us).min(self.sleep_until_us.max(self.now_us));
+        }
+        self.shuffle_ready();
+        for completion in std::mem::take(&mut self.ready) {
+            self.note_delivery(&completion);
+            done.push(completion);
+        }
+        Ok(())
+    }
+
+    fn now_us(&self) -> u64 {
+        self.now_us
+    }
+}

@@ -1,0 +1,252 @@
+//! Input: polls that end, lie or come twice, buffers that run out, completions of connections that are gone, messages
+//! in any pieces.
+
+use super::*;
+use crate::buf::Buffer;
+use crate::sys::{Completion, Inbound};
+
+fn lease(rig: &mut Rig) -> Buffer {
+    rig.reactor.pool.lease().expect("a free buffer")
+}
+
+#[test]
+fn a_poll_the_kernel_ended_is_armed_again() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    for round in 0..3 {
+        rig.kernel().end_poll(peer, libc::POLLIN.into());
+        rig.settle();
+        rig.arrive(peer, &text(&format!("round {round}")));
+        assert_eq!(rig.take_frames(peer), [(Opcode::Text, format!("round {round}").into_bytes())]);
+    }
+    rig.finish();
+}
+
+#[test]
+fn a_poll_that_fails_ends_its_connection_and_no_other() {
+    let mut rig = Rig::new();
+    let (failing, other) = (rig.open(), rig.open());
+    rig.kernel().end_poll(failing, -libc::ENOMEM);
+    rig.settle();
+    assert_eq!(rig.reason(failing), Some(CloseReason::InternalError));
+    assert!(rig.peer(failing).gone && !rig.peer(other).gone);
+    rig.finish();
+}
+
+#[test]
+fn an_event_without_cause_costs_one_empty_receive() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let before = rig.peer(peer).recvs;
+    rig.kernel().raise(peer);
+    rig.settle();
+    assert_eq!(rig.peer(peer).recvs, before + 1);
+    assert_eq!(rig.counters().receives_empty.get(), 1);
+    assert_eq!(rig.counters().buffers_held.get(), 0);
+    // Several events before the receive are one.
+    rig.kernel().raise(peer);
+    rig.kernel().raise(peer);
+    rig.settle();
+    assert_eq!(rig.peer(peer).recvs, before + 2);
+    rig.arrive(peer, &text("still here"));
+    assert_eq!(rig.take_frames(peer).len(), 1);
+    rig.finish();
+}
+
+#[test]
+fn an_interrupted_receive_is_tried_again() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    rig.kernel().raise(peer);
+    rig.peer(peer).hold = true;
+    rig.turn();
+    rig.turn();
+    let Some(Completion::Received { into, .. }) = rig.peer(peer).held.pop() else { panic!("a receive") };
+    rig.peer(peer).hold = false;
+    rig.peer(peer).input.extend(text("now"));
+    let interrupted = Completion::Received { id, into, result: -libc::EINTR, nonempty: false };
+    rig.kernel().inject(interrupted);
+    rig.settle();
+    assert_eq!(rig.take_frames(peer), [(Opcode::Text, b"now".to_vec())]);
+    rig.finish();
+}
+
+#[test]
+fn what_the_kernel_says_is_left_is_received_without_another_event() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    rig.peer(peer).recv_max = 5;
+    rig.arrive(peer, &[text("one"), text("two"), text("three")].concat());
+    let echoes = [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()].map(|echo| (Opcode::Text, echo));
+    assert_eq!(rig.take_frames(peer), echoes);
+    rig.finish();
+}
+
+#[test]
+fn completions_of_an_earlier_client_are_counted_and_reach_nobody() {
+    let mut rig = Rig::new();
+    let first = rig.open();
+    let old = rig.id(first);
+    rig.end(first);
+    let second = rig.open();
+    assert_eq!(rig.id(second).slot, old.slot);
+
+    let mut buffer = lease(&mut rig);
+    let message = text("for the first");
+    buffer[..message.len()].copy_from_slice(&message);
+    let result = message.len() as i32;
+    let unsent = || crate::sys::Outbound::Segment(crate::buf::Segment::Bytes(b"late".to_vec(), 0..4));
+    let late = [
+        Completion::Received { id: old, into: Inbound::Buffer(buffer), result, nonempty: true },
+        Completion::Polled { id: old, result: libc::POLLIN.into(), more: true },
+        Completion::Polled { id: old, result: -libc::ECANCELED, more: false },
+        Completion::Unsent { id: old, rest: unsent(), result: -libc::EAGAIN },
+        Completion::Sent { id: old, rest: unsent(), result: -libc::ECONNRESET },
+        Completion::Shut { id: old },
+        Completion::Closed { id: old },
+    ];
+    let count = late.len() as u64;
+    late.into_iter().for_each(|completion| rig.kernel().inject(completion));
+    rig.settle();
+    assert_eq!(rig.counters().completions_stale.get(), count);
+    assert_eq!(rig.counters().buffers_held.get(), 0);
+    assert_eq!(rig.take(second), b"");
+    assert_eq!(rig.messages(second), Vec::<Vec<u8>>::new());
+    rig.arrive(second, &text("for the second"));
+    assert_eq!(rig.take_frames(second), [(Opcode::Text, b"for the second".to_vec())]);
+    rig.finish();
+}
+
+#[test]
+fn completions_of_slots_that_never_were_are_counted() {
+    let mut rig = Rig::new();
+    let id = ConnId { slot: 7_000, generation: 3 };
+    let into = Inbound::Buffer(lease(&mut rig));
+    rig.kernel().inject(Completion::Received { id, into, result: 10, nonempty: false });
+    rig.kernel().inject(Completion::Polled { id, result: 1, more: true });
+    rig.settle();
+    assert_eq!(rig.counters().completions_stale.get(), 2);
+    rig.finish();
+}
+
+#[test]
+fn with_every_buffer_lent_out_input_waits_and_nobody_spins() {
+    let mut rig = Rig::with(few_buffers());
+    let peers = rig.open_many(12);
+    let held: Vec<Buffer> = (0..4).map(|_| lease(&mut rig)).collect();
+    for peer in &peers {
+        rig.kernel().arrive(*peer, &text("hello"));
+    }
+    rig.settle();
+    assert!(rig.kernel().timeout.is_some_and(|timeout| timeout >= Duration::from_millis(1)), "it spins");
+    assert_eq!(rig.reactor.readable.len(), 12);
+    drop(held);
+    rig.settle();
+    for peer in &peers {
+        assert_eq!(rig.take_frames(*peer), [(Opcode::Text, b"hello".to_vec())]);
+    }
+    rig.finish();
+}
+
+/// Four receive buffers for everybody.
+fn few_buffers() -> Options {
+    Options { budget: CoreBudget { buffers_max: 4, ..CoreBudget::for_reactors(1) }, ..options() }
+}
+
+#[test]
+fn one_who_floods_does_not_starve_one_who_is_quiet() {
+    let mut rig = Rig::with(few_buffers());
+    let flooders = rig.open_many(8);
+    let quiet = rig.open();
+    for flooder in &flooders {
+        rig.peer(*flooder).recv_max = 64;
+        rig.kernel().arrive(*flooder, &text(&"x".repeat(20)).repeat(3_000));
+    }
+    for _ in 0..20 {
+        rig.turn();
+    }
+    assert!(!rig.peer(flooders[0]).input.is_empty(), "they still have input");
+    rig.kernel().arrive(quiet, &text("me too"));
+    // Its event, at most two rounds of the eight before it, four receives a turn, and its send.
+    for _ in 0..7 {
+        rig.turn();
+    }
+    assert_eq!(rig.take_frames(quiet), [(Opcode::Text, b"me too".to_vec())]);
+    rig.settle();
+    for flooder in flooders {
+        assert_eq!(rig.take_frames(flooder).len(), 3_000);
+    }
+    rig.finish();
+}
+
+#[test]
+fn peers_that_do_not_read_hold_no_receive_buffers() {
+    let mut rig = Rig::with(few_buffers());
+    let slow = rig.open_many(6);
+    for peer in &slow {
+        rig.peer(*peer).room = 0;
+        // A pong and an echo: a gathered send.
+        rig.arrive(*peer, &[frame(Opcode::Ping, b"p"), text("stuck")].concat());
+        rig.arrive(*peer, &text("more"));
+    }
+    assert_eq!(rig.counters().buffers_held.get(), 0);
+    let lively = rig.open();
+    rig.arrive(lively, &text("free"));
+    assert_eq!(rig.take_frames(lively), [(Opcode::Text, b"free".to_vec())]);
+    rig.finish();
+}
+
+#[test]
+fn a_large_message_in_any_chunks_is_echoed() {
+    for (len, recv_max) in
+        [(20_000, 7_777), (100_000, 1_000), (90_000, usize::MAX), (99_000, 16_384), (16_705, 1)]
+    {
+        let mut rig = Rig::with(Options { send_queue_bytes_max: 1 << 20, ..options() });
+        let peer = rig.open();
+        rig.peer(peer).recv_max = recv_max;
+        let payload: Vec<u8> = (0..len).map(|at| (at * 31 % 251) as u8).collect();
+        rig.arrive(peer, &[frame(Opcode::Binary, &payload), text("after")].concat());
+        let expected = [(Opcode::Binary, payload), (Opcode::Text, b"after".to_vec())];
+        assert!(rig.take_frames(peer) == expected, "{len} bytes, {recv_max} at a time");
+        rig.finish();
+    }
+}
+
+#[test]
+fn memory_grows_with_what_came_never_with_what_was_declared() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let message = frame(Opcode::Binary, &vec![7; 1 << 20]);
+    rig.arrive(peer, &message[..100]);
+    let id = rig.id(peer);
+    let held = |rig: &Rig| {
+        rig.reactor.conns.get(id.slot, id.generation).unwrap().spill.as_ref().unwrap().memory_bytes()
+    };
+    assert!(held(&rig) < 20_000, "a megabyte was declared, {} bytes are held for 86", held(&rig));
+    rig.arrive(peer, &message[100..200_000]);
+    assert!(held(&rig) < 450_000, "{} bytes are held for 200,000", held(&rig));
+    assert_eq!(rig.counters().buffers_held.get(), 0);
+    rig.finish();
+}
+
+#[test]
+fn input_may_end_or_break_in_the_middle_of_a_large_message() {
+    for reset in [false, true] {
+        for cut in [3, 100, 20_000, 50_000] {
+            let mut rig = Rig::new();
+            let peer = rig.open();
+            rig.arrive(peer, &frame(Opcode::Binary, &[1; 60_000])[..cut]);
+            let (end, reason): (fn(&mut Kernel, Peer), _) = match reset {
+                true => (Kernel::reset, CloseReason::PeerReset),
+                false => (Kernel::end, CloseReason::PeerEof),
+            };
+            end(rig.kernel(), peer);
+            rig.settle();
+            assert_eq!(rig.reason(peer), Some(reason));
+            assert!(rig.peer(peer).gone);
+            assert!(rig.messages(peer).is_empty());
+            rig.finish();
+        }
+    }
+}
