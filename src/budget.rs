@@ -39,11 +39,11 @@ pub const DESCRIPTORS_BASE: u64 = 64;
 pub const NOFILE: u64 = RING_DESCRIPTORS_MAX as u64;
 
 /// Where [`NOFILE`] is set, for messages.
-pub const NOFILE_LINES: &str = "LimitNOFILE=1048576 in the unit (deploy/systemd/megasock.service.d/limits.conf), \
+pub const NOFILE_LINES: &str = "LimitNOFILE=1048576 in the unit (deploy/systemd-limits.conf), \
     limits/60-megasock.conf for logins, or ulimit -n 1048576";
 
 /// Where [`MEMLOCK_BYTES`] is set, for messages.
-pub const MEMLOCK_LINES: &str = "LimitMEMLOCK=128M in the unit (deploy/systemd/megasock.service.d/limits.conf), \
+pub const MEMLOCK_LINES: &str = "LimitMEMLOCK=128M in the unit (deploy/systemd-limits.conf), \
     limits/60-megasock.conf for logins, or ulimit -l 131072; CAP_IPC_LOCK lifts it";
 
 /// RLIMIT_MEMLOCK the host files ask for, in bytes: the queues of the most reactors, with room for a second server.

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 const SYSCTL: &str = include_str!("../sysctl/60-megasock.conf");
 const LIMITS: &str = include_str!("../limits/60-megasock.conf");
-const UNIT_LIMITS: &str = include_str!("../deploy/systemd/megasock.service.d/limits.conf");
+const UNIT_LIMITS: &str = include_str!("../deploy/systemd-limits.conf");
 const SECCOMP: &str = include_str!("../deploy/seccomp.json");
 
 /// Each setting of a file of `key = value`, with the comment above it.
@@ -91,8 +91,8 @@ fn exactly_a_million_files_would_be_too_few() {
 fn messages_point_at_files_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = [
-        "deploy/systemd/megasock.service.d/limits.conf",
-        "deploy/systemd/megasock.service.d/io-uring.conf",
+        "deploy/systemd-limits.conf",
+        "deploy/systemd-io-uring.conf",
         "deploy/seccomp.json",
         "limits/60-megasock.conf",
         "scripts/tune",

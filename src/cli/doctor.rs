@@ -13,7 +13,7 @@ use crate::server::capacity::{self, Limit, Plan, Refusal, Wanted};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::behaviour::{self, Finding};
 use crate::sys::probe::{self, Missing, Needed};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Looks at the host, prints the table, and fails where something stops `connections`.
@@ -37,9 +37,11 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
 
     let terminal = std::io::stdout().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    println!("megasock doctor, for {} connections on Linux {}\n", grouped(target), facts.kernel_release);
-    print!("{}", Table { rows: &rows, colour });
-    println!("\n{}", summary(&rows, target, &plan));
+    let head =
+        format!("megasock doctor, for {} connections on Linux {}", grouped(target), facts.kernel_release);
+    let table = Table { rows: &rows, colour };
+    // Who closes the pipe early (head, a pager) has read enough; the exit code still counts.
+    let _ = writeln!(std::io::stdout(), "{head}\n\n{table}\n{}", summary(&rows, target, &plan));
     match rows.iter().any(|row| row.verdict == Verdict::Stop) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,

@@ -184,7 +184,7 @@ impl Missing {
                 format!("kernel.io_uring_disabled = 1: only CAP_SYS_ADMIN and {} may use io_uring", group(facts)),
                 "sysctl -w kernel.io_uring_disabled=0; or make a group and let megasock into it: \
                  sysctl -w kernel.io_uring_group=$(getent group io_uring | cut -d: -f3), \
-                 SupplementaryGroups=io_uring in the unit (deploy/systemd/megasock.service.d/io-uring.conf)"
+                 SupplementaryGroups=io_uring in the unit (deploy/systemd-io-uring.conf)"
                     .to_owned(),
             ),
             Missing::Disabled { value } => (
@@ -194,8 +194,7 @@ impl Missing {
             Missing::Seccomp => (
                 "a seccomp filter forbids io_uring, as container runtimes do by default".to_owned(),
                 "docker run --security-opt seccomp=deploy/seccomp.json, which allows io_uring_setup, io_uring_enter \
-                 and io_uring_register; in a systemd unit SystemCallFilter=io_uring_setup io_uring_enter \
-                 io_uring_register"
+                 and io_uring_register; in a systemd unit add those three to SystemCallFilter="
                     .to_owned(),
             ),
             Missing::SecurityModule => (
