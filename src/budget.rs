@@ -128,10 +128,10 @@ impl CoreBudget {
         })
     }
 
-    /// Bytes of kernel memory the two queues take, which RLIMIT_MEMLOCK counts without CAP_IPC_LOCK: 64-byte
-    /// submission and 16-byte completion entries, a page of ring head each.
+    /// Bytes of kernel memory the two queues take, which RLIMIT_MEMLOCK counts without CAP_IPC_LOCK: 64 bytes
+    /// and a 4-byte index per submission entry, 16 bytes per completion entry, and two pages for the head and rounding.
     pub const fn locked_bytes(self) -> u64 {
-        self.sq_entries as u64 * 64 + self.cq_entries as u64 * 16 + 2 * 4096
+        self.sq_entries as u64 * (64 + 4) + self.cq_entries as u64 * 16 + 2 * 4096
     }
 
     /// Direct descriptors a reactor registers to carry `connections`.
