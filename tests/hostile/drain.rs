@@ -1,0 +1,111 @@
+//! Stopping: newcomers are told to come back, those inside are told to go, and the process ends in time.
+
+use crate::common::client::{Client, End, request, upgrade_request};
+use crate::common::frames::{self, TEXT};
+use crate::common::server::Server;
+use crate::common::{PATIENCE, eventually};
+use std::time::{Duration, Instant};
+
+const READY: &[u8] = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[test]
+fn sigterm_drains() {
+    let mut server = Server::start(&["--close-timeout", "20s"]);
+    let mut polite = server.open();
+    let mut late = server.open();
+    let mut unready = Client::connect(server.address);
+    assert_eq!(request(server.address, READY).status, 200);
+    server.signal("TERM");
+
+    polite.expect_close(1001);
+    assert_eq!(late.close_frame().close_code(), Some(1001));
+    // The one that has not answered keeps the server in its drain.
+    assert_eq!(request(server.address, READY).status, 503);
+    assert_eq!(request(server.address, HEALTH).status, 200);
+    for _ in 0..20 {
+        let refused = request(server.address, upgrade_request("/echo").as_bytes());
+        assert_eq!(refused.status, 503);
+        let wait: u32 = refused.header("Retry-After").expect("Retry-After").parse().expect("seconds");
+        assert!(wait > 0);
+    }
+    // Connected before, asking only now: a newcomer too.
+    unready.send(upgrade_request("/echo").as_bytes());
+    assert_eq!(unready.last_response().status, 503);
+    // Refused and told so; the server still waits for its FIN.
+    drop(unready);
+
+    late.send(&frames::close(1001, b""));
+    late.ends_with(End::Eof);
+    let status = server.wait(PATIENCE);
+    assert!(status.success(), "{status}: {:#?}", server.lines());
+    let summary = server.summary();
+    assert_eq!(summary.closed("server_shutdown"), 2, "{summary:?}");
+    assert!(summary.held.values().all(|held| *held == 0), "{summary:?}");
+}
+
+#[test]
+fn an_idle_server_stops_at_once() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        server.signal(signal);
+        let began = Instant::now();
+        assert!(server.wait(PATIENCE).success());
+        assert!(began.elapsed() < Duration::from_secs(2), "SIG{signal}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn the_drain_timeout_ends_those_who_stay() {
+    let mut server = Server::start(&["--drain-timeout", "1s", "--close-timeout", "60s"]);
+    let mut stays: Vec<Client> = (0..20).map(|_| server.open()).collect();
+    server.signal("TERM");
+    let began = Instant::now();
+    for client in &mut stays {
+        assert_eq!(client.close_frame().close_code(), Some(1001));
+    }
+    assert!(server.wait(PATIENCE).success(), "{:#?}", server.lines());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for client in &mut stays {
+        assert!(client.end_within(PATIENCE).is_some());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
+    let mut stays = server.open();
+    server.signal("TERM");
+    assert_eq!(stays.close_frame().close_code(), Some(1001));
+    server.signal("TERM");
+    let began = Instant::now();
+    server.wait(PATIENCE);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_drain_interrupts_nobody_inside_a_message() {
+    let mut server = Server::start(&[]);
+    // An unfinished message does not hold up the drain, and an echo already under way arrives before the close.
+    let mut inside = server.open();
+    inside.send(&frames::frame(TEXT, b"never finished"));
+    let mut clients: Vec<Client> = (0..50).map(|_| server.open()).collect();
+    for client in &mut clients {
+        client.echo(TEXT, b"before the drain");
+    }
+    server.signal("TERM");
+    for client in &mut clients {
+        client.expect_close(1001);
+    }
+    inside.expect_close(1001);
+    assert!(server.wait(PATIENCE).success());
+}
+
+#[test]
+fn the_port_is_free_after_the_end() {
+    let mut server = Server::start(&[]);
+    server.assert_serves();
+    let address = server.address;
+    server.stop();
+    eventually("nobody listens", PATIENCE, || std::net::TcpStream::connect(address).is_err().then_some(()));
+}
