@@ -118,8 +118,9 @@ def remarks(turns):
 
 def stolen_cores(target):
     """What the whole box used beyond server and driver while this server had its turns."""
-    rate = target.get("messages_per_second") or target["upgrades_per_second"]
-    return target["host_us_each"] * rate["median"] / 1e6 - target["server_cores"] - target["driver_cores"]
+    own = target.get("us_per_message") or target["us_per_upgrade"]
+    box = target["server_cores"] * target["host_us_each"] / own["median"]
+    return box - target["server_cores"] - target["driver_cores"]
 
 
 def turned(ratio):
