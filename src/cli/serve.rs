@@ -92,13 +92,17 @@ fn summary(totals: &Totals, uptime: Duration) -> String {
         .map(|(reason, count)| format!("{}={count}", reason.name()))
         .collect();
     format!(
-        "served: seconds={:.1} accepted={} upgraded={} messages_received={} messages_sent={}\nclosed: {}\nheld: slots={} \
+        "served: seconds={:.1} accepted={} upgraded={} messages_received={} messages_sent={} turns={} \
+         receives_empty={} sends_short={}\nclosed: {}\nheld: slots={} \
          buffers={}",
         uptime.as_secs_f64(),
         totals.accepted,
         totals.upgraded,
         totals.messages_received,
         totals.messages_sent,
+        totals.turns,
+        totals.receives_empty,
+        totals.sends_short,
         closed.join(" "),
         totals.slots_held,
         totals.buffers_held,

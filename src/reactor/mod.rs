@@ -1,7 +1,7 @@
 //! The loop of one core.
 //!
 //! A turn: queue receives for readable connections, one gathered send for each connection with output, one enter; then
-//! dispatch what completed, then mail, timers, drain. [`Reactor::dispatch`] is the only `match` on a completion.
+//! dispatch what completed, then mail, timers, drain. `Reactor::dispatch` is the only `match` on a completion.
 //!
 //! Invariants:
 //! - A connection has at most one receive and one send in the kernel.
@@ -86,6 +86,8 @@ pub struct Reactor<I: Io, H: Handler> {
     pool: Pool,
     outbox: Outbox,
     spare_actions: Vec<Action>,
+    /// Boxed, because a connection holds one by a thin pointer.
+    #[expect(clippy::vec_box)]
     spare_queues: Vec<Box<SendQueue>>,
     /// Connections with input to receive.
     readable: VecDeque<ConnId>,
