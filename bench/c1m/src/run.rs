@@ -102,12 +102,12 @@ impl Run {
 
     /// Nothing more to measure: ended by hand, or no connection is left.
     fn over(&self) -> bool {
-        self.fleet.interrupted()
+        self.fleet.interrupted() || (self.report.ramp.is_some() && self.fleet.tally().open == 0)
     }
 
     /// Opens connections up to `part` of every ring.
     pub(crate) fn ramp(&mut self, part: f64) {
-        if self.over() {
+        if self.fleet.interrupted() {
             return;
         }
         let wanted = |fleet: &Fleet, ring| (f64::from(fleet.slots(ring)) * part).ceil() as u32;
@@ -129,10 +129,13 @@ impl Run {
             |ring| Order::Ramp { count: wanted(&self.fleet, ring), in_flight, per_second },
             |fleet| {
                 progress.at(fleet.tally().open);
-                record(&mut timeline, started, fleet, pid);
+                let due = timeline.last().is_none_or(|last| started.elapsed() >= last.at() + MOMENT_EVERY);
+                if due {
+                    timeline.push(moment(started, fleet, pid));
+                }
             },
         );
-        record(&mut timeline, started, &self.fleet, pid);
+        timeline.push(moment(started, &self.fleet, pid));
         self.report.timeline = timeline;
         drop(progress);
         let spent = self.since(&before);
@@ -206,9 +209,8 @@ impl Run {
         }
         let pings = self.fleet.tally().pings;
         let before = self.spent();
-        let mut progress = Progress::new("holding, seconds", time.as_secs(), self.pid());
-        let started = Instant::now();
-        let held = self.fleet.hold(time, |_| progress.at(started.elapsed().as_secs()));
+        let mut progress = Progress::new("holding, pings", 0, self.pid());
+        let held = self.fleet.hold(time, |fleet| progress.at(fleet.tally().pings - pings));
         drop(progress);
         let spent = self.since(&before);
         self.report.hold = Some(Hold {
@@ -405,15 +407,12 @@ impl Run {
     }
 }
 
-fn record(timeline: &mut Vec<Moment>, started: Instant, fleet: &Fleet, pid: Option<u32>) {
-    let seconds = started.elapsed().as_secs_f64();
-    if timeline.last().is_none_or(|last| seconds - last.seconds >= MOMENT_EVERY.as_secs_f64()) {
-        timeline.push(Moment {
-            seconds,
-            open: fleet.tally().open,
-            server_rss_bytes: pid.map(rss_bytes_roughly),
-            slab_bytes: slab_total_bytes(),
-        });
+fn moment(started: Instant, fleet: &Fleet, pid: Option<u32>) -> Moment {
+    Moment {
+        seconds: started.elapsed().as_secs_f64(),
+        open: fleet.tally().open,
+        server_rss_bytes: pid.map(rss_bytes_roughly),
+        slab_bytes: slab_total_bytes(),
     }
 }
 

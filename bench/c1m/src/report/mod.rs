@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use megasock::sys::host::HostFacts;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 #[derive(Serialize, Default, Clone)]
 pub(crate) struct Report {
@@ -188,6 +189,12 @@ pub(crate) struct Storm {
     pub(crate) refused: u64,
     pub(crate) failed: u64,
     pub(crate) reopened: u64,
+}
+
+impl Moment {
+    pub(crate) fn at(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
 }
 
 /// One point of the ramp and memory plots.

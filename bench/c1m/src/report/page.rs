@@ -52,7 +52,8 @@ fn html(report: &Report) -> String {
 fn place(report: &Report) -> String {
     let host = &report.host;
     let gib = host.memory_bytes as f64 / f64::from(1 << 30);
-    format!("{} · Linux {} · {} cores · {gib:.0} GB", report.date, host.kernel, host.cores)
+    let date = report.date.replace('T', " ").replace('Z', " UTC");
+    format!("{date} · Linux {} · {} cores · {gib:.0} GB", host.kernel, host.cores)
 }
 
 fn figures(report: &Report) -> String {

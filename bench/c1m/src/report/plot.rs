@@ -93,10 +93,11 @@ fn render(svg: &mut String, curves: &[Curve], axes: &Axes) -> Result<(), Box<dyn
     let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(84)
+        .margin_right(36)
+        .x_label_area_size(46)
+        .y_label_area_size(92)
         .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
-    let text = ("sans-serif", 13).into_font().color(&INK);
+    let text = ("sans-serif", 15).into_font().color(&INK);
     chart
         .configure_mesh()
         .disable_x_mesh()

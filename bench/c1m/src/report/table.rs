@@ -19,8 +19,8 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
         row("echoes verified", count(connections.echoes), format!("{} wrong or missing", count(wrong)));
     }
     if let Some(ramp) = &report.ramp {
-        let each = ramp.server_us_each.map_or(String::new(), |us| format!("{us:.1} µs server CPU each"));
-        row("ramp", format!("{:.1} s", ramp.seconds), format!("{}/s {each}", count(ramp.per_second as u64)));
+        let each = ramp.server_us_each.map_or(String::new(), |us| format!(", {us:.1} µs server CPU each"));
+        row("ramp", format!("{:.1} s", ramp.seconds), format!("{}/s{each}", count(ramp.per_second as u64)));
         let tail = format!("p95 {:.1} ms, p99 {:.1} ms", ramp.p95_ms, ramp.p99_ms);
         row("upgrade p50", format!("{:.1} ms", ramp.p50_ms), tail);
     }

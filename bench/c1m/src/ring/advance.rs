@@ -12,6 +12,8 @@ const PACED_PER_TURN: u32 = 64;
 /// Random tries to find an idle connection before the message waits; its latency counts from its time all the same.
 const PACED_TRIES: u32 = 8;
 const PACED_RETRY_US: u64 = 500;
+/// How late a paced work may be with its last message before it leaves out the rest: the rate is missed then.
+const PACED_LATE_US_MAX: u64 = 1_000_000;
 /// A step through all slots that does not follow their order; a prime, so coprime to nearly every count.
 const SWEEP_STRIDES: [u64; 2] = [7_919, 7_907];
 
@@ -128,7 +130,8 @@ impl Ring {
     fn send_due(&mut self, work: &mut Work) {
         let Kind::Paced { next_us, interval_us, until_us, retry_us } = &mut work.kind else { return };
         for _ in 0..PACED_PER_TURN {
-            if *next_us >= *until_us as f64 {
+            let hopeless = self.now_us >= *until_us + PACED_LATE_US_MAX || self.tally.open == 0;
+            if *next_us >= *until_us as f64 || hopeless {
                 work.draining = true;
                 return;
             }
