@@ -85,7 +85,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         conn.phase = phase;
         conn.reason = reason;
         conn.due_tick = due;
-        conn.spill = None;
+        if phase != Phase::Closing {
+            conn.spill = None; // while its Close is awaited, the message under way must be read to its end
+        }
         self.heads.remove(&id.slot);
         self.wheel.arm(&mut self.conns, id.slot, due);
     }

@@ -270,7 +270,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             spill.started_tick = now.max(1);
         }
         conn.spill = Some(spill);
-        if first {
+        if first && conn.phase == Phase::Open {
             self.arm_no_later_than(id, deadline);
         }
     }

@@ -130,6 +130,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         let Some(PartialHead { bytes, accept: Some(accept) }) = self.heads.remove(&id.slot) else { return };
         let answer = match decision {
+            Decision::Accept { .. } if self.drain.is_some() => Status::Unavailable.into(),
             Decision::Accept { subprotocol } => Answer::Upgrade { accept, subprotocol },
             Decision::Respond(response) => Answer::Respond(response),
             Decision::Later => Answer::Undecided { accept },

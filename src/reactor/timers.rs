@@ -42,7 +42,7 @@ impl Options {
 }
 
 impl<I: Io, H: Handler> Reactor<I, H> {
-    /// The first ping of a connection comes at a random point of the interval's second half: connections that came
+    /// A connection that stays silent is first pinged at a random point of its second interval: connections that came
     /// together, or all at once after a cut, are not pinged together.
     pub(super) fn first_heartbeat_tick(&mut self) -> u32 {
         let interval = self.options.ping_interval_ticks.unwrap_or(0);
@@ -51,8 +51,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let spread = (z >> 33) as u32 % (interval / 2).max(1);
-        self.now_tick + interval - spread
+        let spread = (z >> 33) as u32 % interval.max(1);
+        self.now_tick + interval + spread
     }
 
     /// Arms the timer of an open connection for its nearest deadline.

@@ -33,8 +33,9 @@ pub(super) struct Socket {
     pub recv_max: usize,
     /// A waiting send ends as soon as it has sent something.
     pub ends_short: bool,
-    /// Completions wait in [`Socket::held`] instead of being delivered.
+    /// Final completions wait in [`Socket::held`] instead of being delivered; those of receives only with `hold_recv`.
     pub hold: bool,
+    pub hold_recv: bool,
     pub held: Vec<Completion>,
     /// The server has sent FIN.
     pub fin: bool,
@@ -46,17 +47,17 @@ pub(super) struct Socket {
     /// A waiting send and the bytes of it already sent.
     waiting: Option<(Outbound, usize)>,
     in_flight: InFlight,
+    poll_cancelled: bool,
+    send_cancelled: bool,
 }
 
 /// What the reactor has begun and not seen the end of.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct InFlight {
     poll: bool,
-    poll_cancel: bool,
     recv: bool,
     send_now: bool,
     send_all: bool,
-    send_cancel: bool,
     shutdown: bool,
     close: bool,
 }
@@ -109,6 +110,7 @@ impl Socket {
             recv_max: usize::MAX,
             ends_short: false,
             hold: false,
+            hold_recv: false,
             held: Vec::new(),
             fin: false,
             gone: false,
@@ -116,6 +118,16 @@ impl Socket {
             poll_armed: false,
             waiting: None,
             in_flight: InFlight::default(),
+            poll_cancelled: false,
+            send_cancelled: false,
+        }
+    }
+
+    fn holds(&self, completion: &Completion) -> bool {
+        match completion {
+            Completion::Polled { more: true, .. } => false,
+            Completion::Received { .. } => self.hold_recv,
+            _ => self.hold,
         }
     }
 
@@ -260,13 +272,12 @@ impl Kernel {
         }
     }
 
-    /// The kernel gives the poll up, as it does when it is short of memory.
+    /// The kernel gives the poll up, if it is armed.
     pub fn end_poll(&mut self, peer: Peer, result: i32) {
         let socket = &mut self.sockets[peer];
-        assert!(socket.poll_armed);
-        socket.poll_armed = false;
-        let id = socket.id.expect("a polled socket");
-        self.deliver(Completion::Polled { id, result, more: false });
+        if let (true, Some(id)) = (std::mem::take(&mut socket.poll_armed), socket.id) {
+            self.deliver(Completion::Polled { id, result, more: false });
+        }
     }
 
     /// Puts a completion into the next turn's, held or not.
@@ -278,9 +289,22 @@ impl Kernel {
         let socket =
             id_of(&completion).and_then(|id| self.live.get(&id.slot)).map(|peer| &mut self.sockets[*peer]);
         match socket {
-            Some(socket) if socket.hold => socket.held.push(completion),
+            Some(socket) if socket.holds(&completion) => socket.held.push(completion),
             _ => self.ready.push_back(completion),
         }
+    }
+
+    /// Lets one of the completions held go.
+    pub fn let_go(&mut self, peer: Peer, at: usize) {
+        let completion = self.sockets[peer].held.remove(at);
+        self.ready.push_back(completion);
+    }
+
+    /// Holds no more.
+    pub fn let_all_go(&mut self, peer: Peer) {
+        let socket = &mut self.sockets[peer];
+        (socket.hold, socket.hold_recv) = (false, false);
+        self.ready.extend(socket.held.drain(..));
     }
 
     /// The socket at the slot, which this connection must own and must not be closing.
@@ -366,11 +390,9 @@ impl Kernel {
         }
         let in_flight = &mut socket.in_flight;
         match completion {
-            Completion::Polled { more: false, .. } => {
-                (in_flight.poll, in_flight.poll_cancel) = (false, false)
-            }
+            Completion::Polled { more: false, .. } => in_flight.poll = false,
             Completion::Received { .. } => in_flight.recv = false,
-            Completion::Sent { .. } => (in_flight.send_all, in_flight.send_cancel) = (false, false),
+            Completion::Sent { .. } => in_flight.send_all = false,
             Completion::Shut { .. } => in_flight.shutdown = false,
             Completion::Closed { .. } => {
                 in_flight.close = false;
@@ -437,6 +459,7 @@ impl Io for Kernel {
     fn poll(&mut self, id: ConnId) {
         let socket = self.socket(id, "poll");
         assert!(!std::mem::replace(&mut socket.in_flight.poll, true), "a second poll of {id:?}");
+        assert!(!socket.poll_cancelled, "a poll of {id:?}, which is ending");
         self.submit(id, Operation::Poll);
     }
 
@@ -466,18 +489,25 @@ impl Io for Kernel {
             "a send of {id:?} too many"
         );
         assert!(!std::mem::replace(&mut socket.in_flight.send_all, true), "a second send of {id:?}");
+        assert!(!socket.send_cancelled, "a send of {id:?}, which is ending");
         self.submit(id, Operation::SendAll(bytes));
     }
 
     fn cancel_poll(&mut self, id: ConnId) {
         let socket = self.socket(id, "cancel_poll");
-        assert!(socket.in_flight.poll && !std::mem::replace(&mut socket.in_flight.poll_cancel, true));
+        assert!(
+            !std::mem::replace(&mut socket.poll_cancelled, true),
+            "a second cancel of the poll of {id:?}"
+        );
         self.submit(id, Operation::CancelPoll);
     }
 
     fn cancel_send(&mut self, id: ConnId) {
         let socket = self.socket(id, "cancel_send");
-        assert!(socket.in_flight.send_all && !std::mem::replace(&mut socket.in_flight.send_cancel, true));
+        assert!(
+            !std::mem::replace(&mut socket.send_cancelled, true),
+            "a second cancel of the send of {id:?}"
+        );
         self.submit(id, Operation::CancelSend);
     }
 

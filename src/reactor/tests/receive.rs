@@ -59,11 +59,11 @@ fn an_interrupted_receive_is_tried_again() {
     let peer = rig.open();
     let id = rig.id(peer);
     rig.kernel().raise(peer);
-    rig.peer(peer).hold = true;
+    rig.peer(peer).hold_recv = true;
     rig.turn();
     rig.turn();
     let Some(Completion::Received { into, .. }) = rig.peer(peer).held.pop() else { panic!("a receive") };
-    rig.peer(peer).hold = false;
+    rig.peer(peer).hold_recv = false;
     rig.peer(peer).input.extend(text("now"));
     let interrupted = Completion::Received { id, into, result: -libc::EINTR, nonempty: false };
     rig.kernel().inject(interrupted);

@@ -1,0 +1,209 @@
+//! From accept to open: requests in pieces, refusals, decisions that come later, and the handshake deadline.
+
+use super::*;
+
+fn status(output: &[u8]) -> &str {
+    std::str::from_utf8(output.get(9..12).unwrap_or_default()).unwrap()
+}
+
+#[test]
+fn a_request_in_any_two_pieces_is_one_request() {
+    let whole = [upgrade("/echo"), text("first")].concat();
+    for cut in 1..whole.len() {
+        let mut rig = Rig::new();
+        let peer = rig.connect();
+        rig.arrive(peer, &whole[..cut]);
+        rig.arrive(peer, &whole[cut..]);
+        let output = rig.take(peer);
+        let head_end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        assert!(output.starts_with(b"HTTP/1.1 101 "), "cut at {cut}");
+        assert_eq!(frames(&output[head_end..]), [(Opcode::Text, b"first".to_vec())], "cut at {cut}");
+        assert_eq!(rig.reactor.handler.requests.len(), 1);
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_refused_request_gets_its_answer_the_end_of_our_side_and_patience() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/refuse");
+    assert_eq!(status(&rig.take(peer)), "403");
+    assert!(rig.peer(peer).fin && !rig.peer(peer).gone);
+    rig.arrive(peer, &[upgrade("/echo"), text("ignored")].concat());
+    assert!(rig.peer(peer).input.is_empty(), "discarded, or the descriptor's close would reset");
+    assert_eq!(rig.take(peer), b"");
+    rig.end(peer);
+    assert!(rig.peer(peer).gone);
+    assert_eq!(rig.closed(CloseReason::HandshakeRefused), 1);
+    assert!(rig.reactor.handler.told.is_empty(), "it was never open");
+    rig.finish();
+}
+
+#[test]
+fn a_bad_head_is_refused_at_once_and_a_large_one_before_it_ends() {
+    for (head, expected) in [
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n".to_vec(), "400"),
+        (
+            b"POST /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_vec(),
+            "405",
+        ),
+        ([b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec(), vec![b'x'; 17 * 1024]].concat(), "431"),
+    ] {
+        let mut rig = Rig::new();
+        let peer = rig.connect();
+        rig.peer(peer).recv_max = 1_000;
+        rig.arrive(peer, &head);
+        assert_eq!(status(&rig.take(peer)), expected);
+        assert!(rig.peer(peer).fin);
+        rig.finish();
+    }
+}
+
+#[test]
+fn the_end_of_input_in_a_request_is_the_end() {
+    for sent in [0, 1, 40] {
+        for reset in [false, true] {
+            let mut rig = Rig::new();
+            let peer = rig.connect();
+            rig.arrive(peer, &upgrade("/echo")[..sent]);
+            if reset {
+                rig.kernel().reset(peer)
+            } else {
+                rig.kernel().end(peer)
+            }
+            rig.settle();
+            assert!(rig.peer(peer).gone);
+            let reason = if reset { CloseReason::PeerReset } else { CloseReason::PeerEof };
+            assert_eq!(rig.closed(reason), 1);
+            assert!(rig.reactor.handler.told.is_empty());
+            rig.finish();
+        }
+    }
+}
+
+#[test]
+fn silence_ends_at_the_handshake_deadline_without_a_word() {
+    let mut rig = Rig::new();
+    let peer = rig.connect();
+    rig.pass_ms(HANDSHAKE_MS - LATE_MS);
+    assert!(!rig.peer(peer).gone);
+    rig.pass_ms(2 * LATE_MS);
+    assert!(rig.peer(peer).gone);
+    assert_eq!(rig.take(peer), b"");
+    assert_eq!(rig.closed(CloseReason::HandshakeTimeout), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_dripping_request_is_told_so_at_the_same_deadline() {
+    let mut rig = Rig::new();
+    let peer = rig.connect();
+    for (second, byte) in upgrade("/echo").iter().enumerate().take(9) {
+        rig.arrive(peer, &[*byte]);
+        rig.pass_ms(1_000);
+        assert_eq!(rig.take(peer), b"", "after {second} s");
+    }
+    rig.pass_ms(1_000 + LATE_MS);
+    assert_eq!(status(&rig.take(peer)), "408");
+    assert!(rig.peer(peer).fin);
+    rig.pass_ms(CLOSE_MS + LATE_MS);
+    assert!(rig.peer(peer).gone, "it need not end its side");
+    assert_eq!(rig.closed(CloseReason::HandshakeTimeout), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_decision_may_come_later_and_frames_ahead_of_it_count() {
+    let mut rig = Rig::new();
+    let peer = rig.connect();
+    rig.arrive(peer, &[upgrade("/later"), text("a")].concat());
+    rig.arrive(peer, &text("b"));
+    assert_eq!(rig.take(peer), b"");
+    let id = rig.id(peer);
+    rig.tell(move |out| out.decide(id, Decision::Accept { subprotocol: Some("p".into()) }));
+    let output = rig.take(peer);
+    let head_end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    assert!(String::from_utf8_lossy(&output[..head_end]).contains("Sec-WebSocket-Protocol: p\r\n"));
+    assert_eq!(frames(&output[head_end..]), [(Opcode::Text, b"a".to_vec()), (Opcode::Text, b"b".to_vec())]);
+    // A second decision is one too many.
+    rig.tell(move |out| out.decide(id, Decision::Respond(Response::refuse(Status::Forbidden, "no"))));
+    rig.arrive(peer, &text("c"));
+    assert_eq!(rig.take_frames(peer), [(Opcode::Text, b"c".to_vec())]);
+    rig.finish();
+}
+
+#[test]
+fn a_later_refusal_is_a_refusal() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/later");
+    let id = rig.id(peer);
+    rig.tell(move |out| {
+        out.decide(id, Decision::Later);
+        out.decide(id, Decision::Respond(Response::refuse(Status::Unauthorized, "no")));
+    });
+    assert_eq!(status(&rig.take(peer)), "401");
+    assert!(rig.peer(peer).fin);
+    rig.end(peer);
+    assert_eq!(rig.closed(CloseReason::HandshakeRefused), 1);
+    rig.finish();
+}
+
+#[test]
+fn no_decision_is_503_at_the_handshake_deadline_and_a_late_one_is_nothing() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/later");
+    let id = rig.id(peer);
+    rig.pass_ms(HANDSHAKE_MS + LATE_MS);
+    assert_eq!(status(&rig.take(peer)), "503");
+    rig.tell(move |out| out.decide(id, Decision::ACCEPT));
+    assert_eq!(rig.take(peer), b"");
+    rig.end(peer);
+    assert_eq!(rig.closed(CloseReason::HandshakeTimeout), 1);
+    assert!(rig.reactor.handler.told.is_empty());
+    rig.finish();
+}
+
+#[test]
+fn who_is_gone_before_the_decision_is_not_opened() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/later");
+    let id = rig.id(peer);
+    rig.end(peer);
+    let next = rig.request("/later");
+    assert_eq!(rig.id(next).slot, id.slot);
+    rig.tell(move |out| out.decide(id, Decision::ACCEPT));
+    assert_eq!((rig.take(peer), rig.take(next)), (Vec::new(), Vec::new()));
+    rig.finish();
+}
+
+#[test]
+fn frames_ahead_of_the_decision_are_bounded() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/later");
+    rig.peer(peer).recv_max = 4_000;
+    rig.arrive(peer, &text("x").repeat(3_000));
+    assert_eq!(status(&rig.take(peer)), "400");
+    assert!(rig.peer(peer).fin && rig.peer(peer).input.is_empty());
+    rig.finish();
+}
+
+#[test]
+fn the_handler_may_speak_first_and_close_at_once() {
+    let mut rig = Rig::new();
+    rig.reactor.handler.on_open = |conn, out| {
+        out.send(conn, Kind::Text, b"welcome");
+        out.close(conn, 4_001, "and bye");
+        out.send(conn, Kind::Text, b"too late");
+    };
+    let peer = rig.connect();
+    rig.arrive(peer, &[upgrade("/echo"), text("ignored")].concat());
+    let output = rig.take(peer);
+    let head_end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let close = [&4_001u16.to_be_bytes()[..], b"and bye"].concat();
+    assert_eq!(frames(&output[head_end..]), [(Opcode::Text, b"welcome".to_vec()), (Opcode::Close, close)]);
+    rig.arrive(peer, &close_frame(4_001));
+    assert!(rig.peer(peer).gone);
+    assert_eq!(rig.reason(peer), Some(CloseReason::HandlerClosed));
+    assert!(rig.messages(peer).is_empty());
+    rig.finish();
+}
