@@ -117,6 +117,10 @@ impl Fleet {
         self.rings[ring].slots
     }
 
+    pub(crate) fn slots_total(&self) -> u64 {
+        self.rings.iter().map(|ring| u64::from(ring.slots)).sum()
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         self.rings.iter().map(|ring| ring.published.load()).sum()
     }

@@ -54,7 +54,16 @@ const ECHO_RATE: f64 = 20_000.0;
 /// end of the last.
 const SERVER_SPARE: u64 = 64;
 
+/// A run of ten times as many measures how much of their echo rate is left.
+const RETENTION_FROM: f64 = 10_000.0;
+
 fn all(run: &mut Run, _: &Recipe) {
+    let part = RETENTION_FROM / run.fleet.slots_total() as f64;
+    if part <= 0.1 {
+        run.ramp(part);
+        run.closed_loop_over_all();
+        run.remember_for_retention();
+    }
     run.ramp(1.0);
     run.echo_each("every one echoes");
     run.measure_memory();

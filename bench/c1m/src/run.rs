@@ -9,7 +9,9 @@ use crate::observe::cpu::{ProcessCpu, host_busy};
 use crate::observe::memory::{Memory, rss_bytes_roughly, slab_total_bytes};
 use crate::observe::network::Packets;
 use crate::progress::Progress;
-use crate::report::{Connections, Cpu, Hold, MemoryFigures, Moment, Ramp, Report, Storm, quantiles};
+use crate::report::{
+    Connections, Cpu, Hold, MemoryFigures, Moment, Ramp, Report, Retention, Storm, quantiles,
+};
 use crate::ring::Order;
 use crate::server::Server;
 use std::time::{Duration, Instant};
@@ -261,9 +263,27 @@ impl Run {
         let echo = self.report.echo.get_or_insert_default();
         echo.messages_per_second = Some(joint.per_second(joint.echoes));
         echo.closed_loop = Some(how);
+        if let Some(retention) = &mut self.report.retention {
+            let rate = joint.per_second(joint.echoes);
+            retention.rate_percent = Some(rate / retention.messages_per_second * 100.0);
+            retention.per_cpu_percent = Some(retention.host_us_per_message / cpu.host_us_per_message * 100.0);
+        }
         self.report.cpu = Some(cpu);
         self.note_failures(&joint);
         self.count(0, &joint);
+    }
+
+    /// Takes the closed loop just measured as what later ones are compared with.
+    pub(crate) fn remember_for_retention(&mut self) {
+        let (Some(echo), Some(cpu)) = (self.report.echo.take(), self.report.cpu.take()) else { return };
+        self.report.retention = Some(Retention {
+            connections: self.fleet.tally().open,
+            messages_per_second: echo.messages_per_second.unwrap_or(0.0),
+            server_us_per_message: cpu.server_us_per_message,
+            rate_percent: None,
+            per_cpu_percent: None,
+            host_us_per_message: cpu.host_us_per_message,
+        });
     }
 
     fn note_bottleneck(&mut self, cpu: &Cpu) {
@@ -290,8 +310,8 @@ impl Run {
         let payload_bytes = self.options.payload;
         let echoed = self.fleet.tally().echoes;
         // A ring's share of the rate is its share of the connections; the rings start evenly apart.
-        let slots: u64 = (0..rings).map(|ring| u64::from(self.fleet.slots(ring))).sum();
-        let share = |ring| f64::from(self.fleet.slots(ring)) / slots as f64;
+        let slots = self.fleet.slots_total() as f64;
+        let share = |ring| f64::from(self.fleet.slots(ring)) / slots;
         let mut progress =
             Progress::new("echo, open loop", (per_second * load.as_secs_f64()) as u64, self.pid());
         let joint = self.fleet.run_all(

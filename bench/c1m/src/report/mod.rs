@@ -34,6 +34,8 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<Cpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retention: Option<Retention>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) storm: Option<Storm>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) packets: Option<Packets>,
@@ -179,6 +181,24 @@ pub(crate) struct Cpu {
     pub(crate) server_cores: Option<f64>,
     pub(crate) driver_cores: f64,
     /// Everything on this host: on loopback one side's packet work is billed to the other.
+    pub(crate) host_us_per_message: f64,
+}
+
+/// What is left of the echo rate of few connections once all are open: closed loop over all of them, then and now.
+#[derive(Serialize, Clone)]
+pub(crate) struct Retention {
+    /// Connections open at the first measurement.
+    pub(crate) connections: u64,
+    pub(crate) messages_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_us_per_message: Option<f64>,
+    /// Rate with all open over the rate then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate_percent: Option<f64>,
+    /// CPU of the whole host for each message then over that with all open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_cpu_percent: Option<f64>,
+    #[serde(skip)]
     pub(crate) host_us_per_message: f64,
 }
 

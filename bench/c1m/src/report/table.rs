@@ -72,6 +72,13 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
         let server = cpu.server_cores.map_or(String::new(), |cores| format!("server {cores:.2} cores"));
         row("busy in closed loop", server, format!("driver {:.2} cores", cpu.driver_cores));
     }
+    if let Some(retention) = &report.retention
+        && let (Some(rate), Some(per_cpu)) = (retention.rate_percent, retention.per_cpu_percent)
+    {
+        let then =
+            format!("{}/s at {}", count(retention.messages_per_second as u64), count(retention.connections));
+        row("retention", format!("{rate:.0} %"), format!("of {then}; {per_cpu:.0} % per CPU"));
+    }
     if let Some(storm) = &report.storm {
         let refused = format!("{} refused, {} failed", count(storm.refused), count(storm.failed));
         row("storm", format!("{:.1} s", storm.seconds), refused);
