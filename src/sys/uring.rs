@@ -442,15 +442,4 @@ impl Io for Uring {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn user_data_keeps_operation_generation_and_slot() {
-        for op in Op::ALL {
-            let id = ConnId { slot: u32::MAX, generation: (1 << GENERATION_BITS) - 1 };
-            let (back, same) = unpack(pack(op, id));
-            assert!(back == op && same == id);
-        }
-    }
-}
+mod tests;

@@ -410,7 +410,7 @@ impl Kernel {
         for at in (1..self.ready.len()).chain(1..self.ready.len()) {
             let (a, b) = (&self.ready[at - 1], &self.ready[at]);
             let polls = matches!((a, b), (Completion::Polled { .. }, Completion::Polled { .. }));
-            if draw(&mut random) % 2 == 0 && !(polls && id_of(a) == id_of(b)) {
+            if draw(&mut random).is_multiple_of(2) && !(polls && id_of(a) == id_of(b)) {
                 self.ready.swap(at - 1, at);
             }
         }
