@@ -203,7 +203,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             let starved = self.pool.leased() >= u32::from(self.options.budget.buffers_max);
             return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
         }
-        if self.drain_has_steps() || !self.mailbox.park() {
+        // A last output that goes out in this enter is silent, and its connection ends right after.
+        if !self.finishing.is_empty() || self.drain_has_steps() || !self.mailbox.park() {
             return Some(Duration::ZERO);
         }
         // A drained reactor looks at its siblings every tick.
