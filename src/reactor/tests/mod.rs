@@ -12,6 +12,7 @@ mod kernel;
 mod receive;
 mod request;
 mod send;
+mod socket;
 mod timers;
 
 use super::{Control, Counters, Mailbox, Options, Reactor, Shared, TICK_MS, ticks};
@@ -25,6 +26,7 @@ use crate::proto::response::Status;
 use crate::sys::wake::Waker;
 use crossbeam_channel::Sender;
 use kernel::{Kernel, Peer};
+use socket::Socket;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -159,7 +161,7 @@ impl Rig {
         &mut self.reactor.io
     }
 
-    fn peer(&mut self, peer: Peer) -> &mut kernel::Socket {
+    fn peer(&mut self, peer: Peer) -> &mut Socket {
         &mut self.reactor.io.sockets[peer]
     }
 

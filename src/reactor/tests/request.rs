@@ -133,6 +133,21 @@ fn a_decision_may_come_later_and_frames_ahead_of_it_count() {
 }
 
 #[test]
+fn a_close_ahead_of_the_decision_is_answered_after_it() {
+    let mut rig = Rig::new();
+    let peer = rig.connect();
+    rig.arrive(peer, &[upgrade("/later"), close_frame(1000)].concat());
+    assert_eq!(rig.take(peer), b"");
+    let id = rig.id(peer);
+    rig.tell(move |out| out.decide(id, Decision::ACCEPT));
+    let output = rig.take(peer);
+    assert!(output.starts_with(b"HTTP/1.1 101 ") && output.ends_with(b"\r\n\r\n\x88\x02\x03\xe8"));
+    assert!(rig.peer(peer).gone);
+    assert_eq!(rig.reason(peer), Some(CloseReason::ClientClosed));
+    rig.finish();
+}
+
+#[test]
 fn a_later_refusal_is_a_refusal() {
     let mut rig = Rig::new();
     let peer = rig.request("/later");
