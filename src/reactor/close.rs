@@ -145,6 +145,15 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
+    /// An error of the socket. It is the reason only where none was noted before: who violates the protocol and then
+    /// resets has violated it.
+    pub(super) fn handle_broken(&mut self, id: ConnId, reason: CloseReason) {
+        match self.conn(id).map(|conn| conn.phase) {
+            Some(Phase::Request | Phase::Deciding | Phase::Open) => self.begin_release(id, reason),
+            _ => self.release(id),
+        }
+    }
+
     /// Releases for the reason already noted.
     pub(super) fn release(&mut self, id: ConnId) {
         if let Some(reason) = self.conn(id).map(|conn| conn.reason) {

@@ -161,8 +161,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn turn(&mut self, done: &mut Vec<Completion>) -> Result<(), RingError> {
         self.refill_accepts();
         self.receive_readable();
+        let sends = !self.dirty.is_empty();
         self.flush_dirty();
-        let timeout = self.wait_at_most();
+        let timeout = self.wait_at_most(sends);
         self.io.turn(timeout, done)?;
         self.mailbox.unpark();
         self.now_tick = (self.io.now_us() / (TICK_MS * 1000)) as u32;
@@ -197,10 +198,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// How long the next enter may wait. Mail that came before the core parked is seen here; later mail rings.
-    fn wait_at_most(&mut self) -> Option<Duration> {
+    fn wait_at_most(&mut self, sends: bool) -> Option<Duration> {
         if !self.readable.is_empty() {
-            // With every buffer lent out, wait for one rather than spin.
-            let starved = self.pool.leased() >= u32::from(self.options.budget.buffers_max);
+            // With every buffer lent out, wait for one rather than spin; but those of this turn's sends come back in
+            // silence.
+            let starved = !sends && self.pool.leased() >= u32::from(self.options.budget.buffers_max);
             return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
         }
         // A last output that goes out in this enter is silent, and its connection ends right after.

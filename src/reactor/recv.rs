@@ -134,7 +134,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             0 => self.handle_end_of_input(id),
             error if error == -libc::EAGAIN => self.counters.receives_empty.add(1),
             error if error == -libc::EINTR => self.mark_readable(id),
-            error if error < 0 => self.begin_release(id, CloseReason::PeerReset),
+            error if error < 0 => self.handle_broken(id, CloseReason::PeerReset),
             received => {
                 self.counters.bytes_received.add(received as u64);
                 self.options.heard(conn);

@@ -170,7 +170,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             libc::EPIPE | libc::ECONNRESET => CloseReason::PeerReset,
             _ => CloseReason::SendFailed,
         };
-        self.begin_release(id, reason);
+        self.handle_broken(id, reason);
     }
 }
 

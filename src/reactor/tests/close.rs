@@ -245,33 +245,44 @@ fn a_message_and_the_end_of_input_at_once_is_answered() {
 
 #[test]
 fn a_reset_ends_every_phase() {
-    let prepare: [fn(&mut Rig) -> Peer; 6] = [
-        |rig| rig.connect(),
-        |rig| rig.request("/later"),
-        Rig::open,
-        |rig| {
-            let peer = rig.open();
-            close_by_handler(rig, peer, 4_000);
-            peer
-        },
-        |rig| {
-            let peer = rig.open();
-            rig.arrive(peer, UNMASKED);
-            peer
-        },
-        |rig| {
-            let peer = rig.open();
-            rig.peer(peer).room = 0;
-            rig.arrive(peer, &close_frame(1000));
-            peer
-        },
+    type Prepare = fn(&mut Rig) -> Peer;
+    let cases: [(Prepare, CloseReason); 6] = [
+        (|rig| rig.connect(), CloseReason::PeerReset),
+        (|rig| rig.request("/later"), CloseReason::PeerReset),
+        (Rig::open, CloseReason::PeerReset),
+        (
+            |rig| {
+                let peer = rig.open();
+                close_by_handler(rig, peer, 4_000);
+                peer
+            },
+            CloseReason::HandlerClosed,
+        ),
+        (
+            |rig| {
+                let peer = rig.open();
+                rig.arrive(peer, UNMASKED);
+                peer
+            },
+            CloseReason::ProtocolError,
+        ),
+        (
+            |rig| {
+                let peer = rig.open();
+                rig.peer(peer).room = 0;
+                rig.arrive(peer, &close_frame(1000));
+                peer
+            },
+            CloseReason::ClientClosed,
+        ),
     ];
-    for (at, prepare) in prepare.into_iter().enumerate() {
+    for (at, (prepare, reason)) in cases.into_iter().enumerate() {
         let mut rig = Rig::new();
         let peer = prepare(&mut rig);
         rig.kernel().reset(peer);
         rig.settle();
         assert!(rig.peer(peer).gone, "case {at}");
+        assert_eq!(rig.closed(reason), 1, "case {at}: not the reason noted before");
         rig.finish();
     }
 }

@@ -149,6 +149,24 @@ fn with_every_buffer_lent_out_input_waits_and_nobody_spins() {
     rig.finish();
 }
 
+#[test]
+fn buffers_that_this_turns_sends_give_back_are_not_waited_for() {
+    let mut rig = Rig::with(few_buffers());
+    let peers = rig.open_many(8);
+    for peer in &peers {
+        rig.peer(*peer).recv_max = 64;
+        rig.kernel().arrive(*peer, &text("x").repeat(500));
+    }
+    let begun_us = rig.kernel().now_us;
+    rig.kernel().sleep_until_us = u64::MAX;
+    while peers.iter().any(|peer| !rig.reactor.io.sockets[*peer].input.is_empty()) {
+        rig.turn();
+    }
+    assert_eq!(rig.kernel().now_us, begun_us, "a full pool is emptied without a pause");
+    rig.kernel().sleep_until_us = 0;
+    rig.finish();
+}
+
 /// Four receive buffers for everybody.
 fn few_buffers() -> Options {
     Options { budget: CoreBudget { buffers_max: 4, ..CoreBudget::for_reactors(1) }, ..options() }
