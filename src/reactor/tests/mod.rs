@@ -256,6 +256,18 @@ impl Rig {
         peers
     }
 
+    /// Has a peer that reads nothing send messages of 8,000 bytes until it is not read either; their number.
+    fn block(&mut self, peer: Peer) -> usize {
+        self.peer(peer).room = 0;
+        for sent in 0..100 {
+            if !self.peer(peer).input.is_empty() {
+                return sent;
+            }
+            self.arrive(peer, &frame(Opcode::Binary, &[5; 8_000]));
+        }
+        panic!("it reads on");
+    }
+
     fn id(&mut self, peer: Peer) -> ConnId {
         self.peer(peer).id.expect("accepted")
     }

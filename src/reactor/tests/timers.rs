@@ -19,6 +19,15 @@ fn pass_answering(rig: &mut Rig, peer: Peer, seconds: u64) -> usize {
     pings
 }
 
+fn wait_for_ping(rig: &mut Rig, peer: Peer) {
+    let begun_ms = rig.now_ms();
+    while rig.peer(peer).output.is_empty() {
+        assert!(rig.now_ms() - begun_ms <= 2 * PING_MS + LATE_MS, "no ping");
+        rig.pass_ms(TICK_MS);
+    }
+    assert_eq!(rig.take_frames(peer), [(Opcode::Ping, Vec::new())]);
+}
+
 #[test]
 fn connections_opened_together_are_not_pinged_together() {
     let mut rig = Rig::new();
@@ -59,9 +68,7 @@ fn who_answers_pings_stays() {
 fn any_byte_is_an_answer_to_a_ping() {
     let mut rig = Rig::new();
     let peer = rig.open();
-    while rig.take_frames(peer).is_empty() {
-        rig.pass_ms(TICK_MS);
-    }
+    wait_for_ping(&mut rig, peer);
     rig.arrive(peer, &text("busy")[..3]);
     rig.pass_ms(PONG_MS + LATE_MS);
     assert_eq!(rig.reason(peer), None);
@@ -72,15 +79,13 @@ fn any_byte_is_an_answer_to_a_ping() {
 fn who_does_not_answer_is_cut_without_a_frame() {
     let mut rig = Rig::new();
     let peer = rig.open();
-    while rig.peer(peer).output.is_empty() {
-        rig.pass_ms(TICK_MS);
-    }
+    wait_for_ping(&mut rig, peer);
     rig.pass_ms(PONG_MS - LATE_MS);
     assert_eq!(rig.reason(peer), None);
     rig.pass_ms(2 * LATE_MS);
     assert!(rig.peer(peer).gone);
     assert_eq!(rig.reason(peer), Some(CloseReason::HeartbeatTimeout));
-    assert_eq!(rig.take_frames(peer), [(Opcode::Ping, Vec::new())]);
+    assert_eq!(rig.take(peer), b"");
     rig.finish();
 }
 
@@ -114,10 +119,7 @@ fn without_a_heartbeat_an_idle_connection_has_no_timer() {
 fn who_is_paused_and_makes_no_progress_is_slow_rather_than_gone() {
     let mut rig = Rig::new();
     let peer = rig.open();
-    rig.peer(peer).room = 0;
-    while rig.peer(peer).input.is_empty() {
-        rig.arrive(peer, &frame(Opcode::Binary, &[0; 8_000]));
-    }
+    rig.block(peer);
     rig.pass_ms(2 * PING_MS + PONG_MS + LATE_MS);
     assert_eq!(rig.reason(peer), Some(CloseReason::SlowConsumer));
     rig.finish();
@@ -127,11 +129,8 @@ fn who_is_paused_and_makes_no_progress_is_slow_rather_than_gone() {
 fn who_reads_slowly_but_reads_is_not_cut_by_the_heartbeat() {
     let mut rig = Rig::new();
     let peer = rig.open();
-    rig.peer(peer).room = 0;
     rig.peer(peer).ends_short = true;
-    while rig.peer(peer).input.is_empty() {
-        rig.arrive(peer, &frame(Opcode::Binary, &[0; 8_000]));
-    }
+    rig.block(peer);
     for _ in 0..120 {
         rig.pass_ms(1_000);
         rig.kernel().give_room(peer, 100);
