@@ -367,6 +367,10 @@ proptest! {
                 prop_assert!(rig.peer(peer).gone || !rig.peer(peer).held.is_empty(), "it hangs");
                 continue;
             }
+            if !receiving && draw(&mut order).is_multiple_of(3) {
+                rig.end(peer);
+                continue;
+            }
             rig.kernel().let_go(peer, draw(&mut order) as usize % held);
             if draw(&mut order).is_multiple_of(2) {
                 rig.settle();
