@@ -331,18 +331,18 @@ fn a_proper_close_is_answered_and_the_server_closes_first() {
 fn row_35_what_follows_a_close_is_ignored() {
     let mut server = Server::start(&[]);
     // Whole messages, pings and garbage in the same packet as the close: one close frame and the end, nothing else.
-    for after in [
-        frames::text("too late"),
-        frames::message(PING, b"too late"),
-        b"\xff\xff\xff".to_vec(),
-        vec![0; 100_000],
-    ] {
+    for after in [frames::text("too late"), frames::message(PING, b"too late"), b"\xff\xff\xff".to_vec()] {
         let mut client = server.open();
-        client.send(&frames::close(1000, b""));
-        client.offer(&after, BRIEFLY);
+        client.send(&[frames::close(1000, b""), after].concat());
         assert_eq!(client.close_frame().close_code(), Some(1000));
         client.ends_with(End::Eof);
     }
+    // More of it, still on its way when the server is done: the kernel may then answer with RST.
+    let mut client = server.open();
+    client.send(&frames::close(1000, b""));
+    assert_eq!(client.close_frame().close_code(), Some(1000));
+    client.offer(&[0; 100_000], BRIEFLY);
+    assert!(client.end_within(BRIEFLY).is_some(), "a closed connection lives on");
     server.assert_serves();
 }
 
