@@ -149,7 +149,7 @@ impl Fleet {
         let started = Instant::now();
         let mut waiting = rings.iter().copied();
         let mut running: Vec<usize> = Vec::new();
-        let mut patience = Patience { stage: Stage::Working, since: started, seen: self.tally() };
+        let mut patience = Patience { stage: Stage::Working, since: started, seen: self.tally().progress() };
         loop {
             while running.len() < at_once && patience.stage == Stage::Working {
                 let Some(ring) = waiting.next() else { break };
@@ -253,7 +253,7 @@ enum Stage {
 struct Patience {
     stage: Stage,
     since: Instant,
-    seen: Tally,
+    seen: [u64; 3],
 }
 
 enum Ending {
@@ -264,9 +264,9 @@ enum Ending {
 impl Patience {
     fn step(&mut self, fleet: &Fleet, deadline: Instant) -> Option<Ending> {
         let now = Instant::now();
-        let tally = fleet.tally();
-        let moved = tally != self.seen;
-        self.seen = tally;
+        let progress = fleet.tally().progress();
+        let moved = progress != self.seen;
+        self.seen = progress;
         match self.stage {
             Stage::Working if now >= deadline || fleet.interrupted() || self.since + STALL_MAX < now => {
                 (self.stage, self.since) = (Stage::Draining, now);

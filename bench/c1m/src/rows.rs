@@ -166,7 +166,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
         (settings.reactors, settings.server_cores) = (Some(reactors), Some(server_cores));
     }
     let mut target = target.ok_or("no server")?;
-    target.spread(connections);
+    target.spread(connections, binds(&facts.kernel_release));
     settings.url.clone_from(&target.url);
     let slots = rings(facts, connections, cores.driver.len());
     settings.rings = slots.len();
@@ -181,6 +181,13 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
         ..Report::default()
     };
     Ok(Run::new(options.clone(), fleet, server, report, [cores.server.len(), cores.driver.len()]))
+}
+
+/// Whether io_uring can bind a socket (Linux 6.11).
+fn binds(kernel_release: &str) -> bool {
+    let mut numbers = kernel_release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 11)
 }
 
 fn carried(facts: &HostFacts, target: Option<&Target>) -> Carry {
@@ -252,6 +259,12 @@ mod tests {
         assert_eq!(decide(Size::UpTo(300), None, &carry), Ok(300));
         assert_eq!(decide(Size::UpTo(200_000), None, &carry), Ok(5_000));
         assert_eq!(decide(Size::Carry, Some(7), &carry), Ok(7));
+    }
+
+    #[test]
+    fn the_kernel_is_old_enough_to_bind() {
+        assert!(binds("6.11.0") && binds("6.18.44-fc") && binds("7.0.1"));
+        assert!(!binds("6.10.14") && !binds("5.15.0-91-generic") && !binds(""));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Target {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Source addresses, used in turn; empty: the kernel chooses.
     pub(crate) sources: Vec<IpAddr>,
+    /// On loopback: connect from the very address that is connected to.
+    mirrors: bool,
     /// The upgrade request, the same for every connection.
     pub(crate) request: Payload,
 }
@@ -54,11 +56,22 @@ impl Target {
             return Err(wrong("no address"));
         }
         let request = Payload::new(&[&client::upgrade_request(host, path, KEY)]);
-        Ok(Target { url: url.to_owned(), speech, addresses, sources: sources.to_vec(), request })
+        Ok(Target {
+            url: url.to_owned(),
+            speech,
+            addresses,
+            sources: sources.to_vec(),
+            mirrors: false,
+            request,
+        })
     }
 
     /// Spreads `connections` over as many loopback addresses as they need; another host keeps its one address.
-    pub(crate) fn spread(&mut self, connections: u64) {
+    ///
+    /// With `binds` (Linux 6.11) each comes from its own address too. To a listener on 0.0.0.0 the kernel picks the
+    /// SO_REUSEPORT socket by source address and port alone; from 127.0.0.1 only, the same few ports would decide for
+    /// every destination, and some reactors would fill long before others.
+    pub(crate) fn spread(&mut self, connections: u64, binds: bool) {
         let first = self.addresses[0];
         if let IpAddr::V4(address) = first.ip()
             && address.is_loopback()
@@ -67,12 +80,16 @@ impl Target {
             let start = u32::from(address);
             let address = |n| SocketAddr::new(IpAddr::V4(Ipv4Addr::from(start + n)), first.port());
             self.addresses = (0..needed).map(address).collect();
+            self.mirrors = binds && needed > 1 && self.sources.is_empty();
         }
     }
 
     /// Source and destination of the `n`th connection.
     pub(crate) fn route(&self, n: u64) -> (SocketAddr, Option<SocketAddr>) {
         let to = self.addresses[(n % self.addresses.len() as u64) as usize];
+        if self.mirrors {
+            return (to, Some(SocketAddr::new(to.ip(), 0)));
+        }
         let turn = n / self.addresses.len() as u64;
         let from = (!self.sources.is_empty())
             .then(|| SocketAddr::new(self.sources[(turn % self.sources.len() as u64) as usize], 0));
@@ -88,10 +105,21 @@ mod tests {
     fn loopback_spreads_and_routes_use_every_pair() {
         let sources = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
         let mut target = Target::parse("ws://127.0.0.1:9000/echo", &sources).unwrap();
-        target.spread(CONNECTIONS_PER_DESTINATION * 2 + 1);
+        target.spread(CONNECTIONS_PER_DESTINATION * 2 + 1, true);
         assert_eq!(target.addresses.len(), 3);
         let routes: std::collections::HashSet<_> = (0..6).map(|n| target.route(n)).collect();
         assert_eq!(routes.len(), 6);
+    }
+
+    #[test]
+    fn on_loopback_every_destination_has_its_own_source() {
+        let mut target = Target::parse("ws://127.0.0.1:9000/echo", &[]).unwrap();
+        target.spread(CONNECTIONS_PER_DESTINATION * 3, true);
+        let sources: Vec<_> =
+            (0..3).map(|n| target.route(n)).map(|(to, from)| (to.ip(), from.unwrap().ip())).collect();
+        assert!(sources.iter().all(|(to, from)| to == from) && sources[0] != sources[1]);
+        target.spread(CONNECTIONS_PER_DESTINATION * 3, false);
+        assert_eq!(target.route(1).1, None);
     }
 
     #[test]

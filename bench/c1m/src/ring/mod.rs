@@ -54,6 +54,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Changes exactly when a work gets further: pings go on whatever it does, and a lost connection is no progress.
+    pub(crate) fn progress(&self) -> [u64; 3] {
+        [self.open + self.lost, self.failed, self.echoes]
+    }
+
     fn fields(&self) -> [u64; 7] {
         [self.open, self.failed, self.refused, self.lost, self.echoes, self.mismatched, self.pings]
     }
