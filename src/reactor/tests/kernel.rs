@@ -249,6 +249,7 @@ impl Kernel {
             Completion::Closed { .. } => {
                 in_flight.close = false;
                 socket.gone = true;
+                socket.gone_us = self.now_us;
                 self.live.remove(&id.slot);
                 self.free.push(id.slot);
             }

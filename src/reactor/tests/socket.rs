@@ -29,6 +29,8 @@ pub(super) struct Socket {
     pub fin: bool,
     /// The descriptor is free again.
     pub gone: bool,
+    /// When that was.
+    pub gone_us: u64,
     /// Receives so far.
     pub recvs: u32,
     /// The kernel's view of the poll; [`InFlight::poll`] is the reactor's.
@@ -68,6 +70,7 @@ impl Socket {
             held: Vec::new(),
             fin: false,
             gone: false,
+            gone_us: 0,
             recvs: 0,
             poll_armed: false,
             waiting: None,

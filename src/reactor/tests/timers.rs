@@ -255,6 +255,25 @@ fn the_message_deadline_does_not_shorten_the_close_deadline() {
 }
 
 #[test]
+fn a_parked_core_wakes_for_each_deadline() {
+    let mut rig = Rig::new();
+    let mut begun_ms = Vec::new();
+    for _ in 0..20 {
+        rig.pass_ms(133);
+        rig.connect();
+        begun_ms.push(rig.now_ms());
+    }
+    // Nothing else happens for a minute, so nothing else wakes it.
+    rig.pass_ms(60_000);
+    for (peer, begun_ms) in begun_ms.into_iter().enumerate() {
+        let lived_ms = rig.peer(peer).gone_us / 1_000 - begun_ms;
+        let deadline_ms = HANDSHAKE_MS - TICK_MS..=HANDSHAKE_MS + LATE_MS;
+        assert!(deadline_ms.contains(&lived_ms), "{lived_ms} ms of silence");
+    }
+    rig.finish();
+}
+
+#[test]
 fn the_handler_is_called_about_once_a_second() {
     let mut rig = Rig::new();
     rig.pass_ms(60_000);
