@@ -63,7 +63,7 @@ const FILES: Amount = PerThousand(2_200);
 pub const TCP_HASH_BUCKETS_PER_CONNECTION: u64 = 2;
 
 /// Most reactors one process starts.
-pub const REACTORS_MAX: usize = 1024;
+pub const REACTORS_MAX: usize = 256;
 
 /// Smallest queues a reactor can work with; below this an ENOMEM from the kernel is an error.
 pub const FLOOR: CoreBudget =
@@ -74,7 +74,9 @@ pub const FLOOR: CoreBudget =
 pub struct CoreBudget {
     /// Submission queue entries: operations prepared between two enters.
     pub sq_entries: u32,
-    /// Completion queue entries: at least twice `sq_entries`, or a full turn could overflow it.
+    /// Completion queue entries: at least twice `sq_entries`, or a full turn could overflow it. The kernel also sizes the
+    /// ring's hash of armed polls by it, a 32nd of it and at most 256 buckets: with fewer every close would walk a
+    /// longer chain, so it does not shrink with the number of reactors.
     pub cq_entries: u32,
     /// Single-shot accepts kept in flight, each with its own address.
     pub accepts_in_flight: u16,
@@ -102,14 +104,14 @@ impl CoreBudget {
             },
             9..=32 => CoreBudget {
                 sq_entries: 512,
-                cq_entries: 2048,
+                cq_entries: 8192,
                 accepts_in_flight: 32,
                 reserve_slots: 128,
                 buffers_max: 256,
             },
             _ => CoreBudget {
                 sq_entries: 256,
-                cq_entries: 1024,
+                cq_entries: 8192,
                 accepts_in_flight: 16,
                 reserve_slots: 64,
                 buffers_max: 128,
@@ -204,8 +206,8 @@ pub const HOST_NEEDS: [HostNeed; 9] = [
     },
     HostNeed {
         key: "net.ipv4.tcp_mem",
-        amounts: &[PerThousand(500), PerThousand(750), PerThousand(1_000)],
-        why: "pages of TCP buffers: a page for every connection before the kernel drops data",
+        amounts: &[PerThousand(2_000), PerThousand(3_000), PerThousand(4_000)],
+        why: "pages of TCP buffers: one for each direction at both ends before the kernel drops data",
     },
     HostNeed {
         key: "net.ipv4.tcp_max_tw_buckets",
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn every_budget_is_above_the_floor_and_halves_down_to_it() {
-        for reactors in [1, 2, 8, 9, 32, 33, 60, 1024] {
+        for reactors in [1, 2, 8, 9, 32, 33, 60, REACTORS_MAX] {
             let mut budget = CoreBudget::for_reactors(reactors);
             assert!(budget.cq_entries >= 2 * budget.sq_entries);
             while let Some(half) = budget.halved() {

@@ -105,7 +105,7 @@ fn all_mistakes_of_all_sources_come_together_each_with_its_origin_and_fix() {
         "listen (",
         "limits (",
         "MEGASOCK_ECHOO (environment): is no option; did you mean echo?",
-        "MEGASOCK_REACTORS (environment): \"none\" is not a whole number; write auto or a number from 1 to 1024",
+        "MEGASOCK_REACTORS (environment): \"none\" is not a whole number; write auto or a number from 1 to 256",
         "--close-timeout (command line): \"5\" has no unit; write a time with its unit",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");

@@ -193,7 +193,7 @@ fn tune_raises_what_is_short_says_so_and_puts_it_back() {
     assert_eq!(changed["proc/sys/net/core/somaxconn"], "65535");
     assert!(said.contains("net.core.somaxconn: 4096 -> 65535"), "{said}");
     assert_eq!(changed["proc/sys/fs/file-max"], "9223372036854775807", "a larger value is kept");
-    assert_eq!(changed["proc/sys/net/ipv4/tcp_mem"], "500000 750000 5075802", "number by number");
+    assert_eq!(changed["proc/sys/net/ipv4/tcp_mem"], "2000000 3000000 5075802", "number by number");
     assert_eq!(changed["proc/sys/net/ipv4/ip_local_port_range"], "1024 65535", "a wider range is kept");
     assert!(said.contains("skipped  net.core.netdev_max_backlog"), "{said}");
     assert_eq!(changed["etc/sysctl.d/60-megasock.conf"], SYSCTL.trim());

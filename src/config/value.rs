@@ -30,7 +30,7 @@ pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
 
 pub(super) const REACTORS: Kind<Option<usize>> = Kind {
     name: "COUNT",
-    written: "auto or a number from 1 to 1024",
+    written: "auto or a number from 1 to 256",
     parse: |text| match text {
         "auto" => Ok(None),
         _ => in_range(text, 1, budget::REACTORS_MAX as u64).map(|count| Some(count as usize)),

@@ -313,7 +313,7 @@ pub(crate) fn roomy() -> HostFacts {
         somaxconn: Some(65_535),
         netdev_max_backlog: Some(65_535),
         tcp_max_syn_backlog: Some(65_535),
-        tcp_mem_pages: Some([1_000_000, 2_000_000, 3_000_000]),
+        tcp_mem_pages: Some([2_000_000, 3_000_000, 4_000_000]),
         tcp_max_tw_buckets: Some(2_000_000),
         tcp_max_orphans: Some(2_000_000),
         tcp_hash_buckets: Some(4_194_304),

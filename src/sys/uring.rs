@@ -393,7 +393,8 @@ impl Io for Uring {
     }
 
     fn cancel_poll(&mut self, id: ConnId) {
-        let entry = opcode::PollRemove::new(pack(Op::Poll, id)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        // Not POLL_REMOVE: while the poll has an event under way that fails with EALREADY and leaves it armed.
+        let entry = opcode::AsyncCancel::new(pack(Op::Poll, id)).build().flags(squeue::Flags::SKIP_SUCCESS);
         self.push(entry.user_data(pack(Op::Ignored, id)));
     }
 

@@ -183,6 +183,22 @@ fn a_poll_stays_armed_from_event_to_event() {
 }
 
 #[test]
+fn a_poll_is_cancelled_even_while_an_event_of_it_is_under_way() {
+    let mut ring = Ring::new(8);
+    let (mut client, id) = ring.connect();
+    ring.uring.poll(id);
+    ring.turn(Duration::ZERO);
+    // The event is noted at once and becomes a completion in the enter that also submits the cancel.
+    client.write_all(b"x").unwrap();
+    ring.uring.cancel_poll(id);
+    let last = ring.wait(|done| match done {
+        Completion::Polled { id: of, result, more: false } if *of == id => Some(*result),
+        _ => None,
+    });
+    assert_eq!(last, -libc::ECANCELED);
+}
+
+#[test]
 fn a_poll_armed_late_sees_what_was_there_before() {
     let mut ring = Ring::new(4);
     let (mut client, id) = ring.connect();
