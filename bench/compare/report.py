@@ -110,7 +110,8 @@ def remarks(turns):
         said.append(f"The box was not quiet: other programs took up to {max(others):.2f} cores. Ratios hold less well then.")
     lost = {name: count for name, count in turns["packets"].items() if count}
     if lost:
-        said.append("Does not count, packets were lost: " + ", ".join(f"{k} {v}" for k, v in lost.items()) + ".")
+        counts = ", ".join(f"{name} {count}" for name, count in lost.items())
+        said.append(f"Packets were dropped or sent again during these turns ({counts}): only a row without any counts.")
     if turns["interrupted"]:
         said.append("Interrupted before its last round.")
     return said

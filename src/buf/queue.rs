@@ -51,6 +51,13 @@ impl Segment {
     }
 }
 
+/// Largest segment that is joined to the one before it.
+const JOINED_BYTES_MAX: usize = 256;
+/// Largest segment that others are joined to.
+const JOINED_INTO_BYTES_MAX: usize = 4096;
+/// Capacity up to which an empty queue is kept.
+const SEGMENTS_KEPT_MAX: usize = 16;
+
 /// Segments in the order they go out.
 #[derive(Default)]
 pub struct SendQueue {
@@ -75,9 +82,35 @@ impl SendQueue {
         }
     }
 
+    /// Appends a segment that may wait for long: it pins no receive buffer, and small ones are joined, for a segment of
+    /// its own costs more than a small frame.
+    pub fn push_waiting(&mut self, mut segment: Segment) {
+        let len = segment.bytes().len();
+        match self.segments.back_mut() {
+            Some(Segment::Bytes(last, range))
+                if len <= JOINED_BYTES_MAX && last.len() < JOINED_INTO_BYTES_MAX =>
+            {
+                last.truncate(range.end); // bytes behind the range were never to be sent
+                last.extend_from_slice(segment.bytes());
+                range.end += len;
+                self.bytes += len;
+            }
+            _ if len <= JOINED_BYTES_MAX => self.push(Segment::Bytes(segment.bytes().to_vec(), 0..len)),
+            _ => {
+                segment.unpin();
+                self.push(segment);
+            }
+        }
+    }
+
     /// Unsent bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it is small enough to be kept for reuse.
+    pub fn is_small(&self) -> bool {
+        self.segments.capacity() <= SEGMENTS_KEPT_MAX
     }
 
     /// True when nothing is left to send.
@@ -142,10 +175,15 @@ mod tests {
         fn any_short_sends_give_the_same_bytes(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..9),
             sends in prop::collection::vec(1usize..7, 1..99),
+            joined in any::<bool>(),
         ) {
             let mut queue = SendQueue::default();
-            for chunk in &chunks {
-                queue.push(Segment::Bytes(chunk.clone(), 0..chunk.len()));
+            for (at, chunk) in chunks.iter().enumerate() {
+                let segment = match at % 3 {
+                    0 => Segment::payload(Payload::new(&[chunk])),
+                    _ => Segment::Bytes([chunk, &b"unsent"[..]].concat(), 0..chunk.len()),
+                };
+                if joined { queue.push_waiting(segment) } else { queue.push(segment) }
             }
             let expected: Vec<u8> = chunks.concat();
             let mut seen = Vec::new();
@@ -160,5 +198,16 @@ mod tests {
             prop_assert_eq!(seen, expected);
             prop_assert_eq!(queue.bytes(), 0);
         }
+    }
+
+    #[test]
+    fn small_frames_that_wait_cost_no_segment_each() {
+        let mut queue = SendQueue::default();
+        let frame = Payload::new(&[b"\x8a\x00"]);
+        for _ in 0..10_000 {
+            queue.push_waiting(Segment::payload(frame.clone()));
+        }
+        assert_eq!(queue.bytes(), 20_000);
+        assert!(queue.len() <= 20_000 / JOINED_INTO_BYTES_MAX + 1);
     }
 }

@@ -159,6 +159,12 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Status> {
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Status::BadRequest) };
     drop(hosts);
 
+    // RFC 9112 §6.3: two ways to say how long the body is, or one way twice, are how requests are smuggled.
+    let lengths = head.values("content-length").count();
+    if lengths > 1 || (lengths == 1 && head.values("transfer-encoding").next().is_some()) {
+        return Err(Status::BadRequest);
+    }
+
     let target = origin_form(target, host).ok_or(Status::BadRequest)?;
     (head.path, head.query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -243,6 +249,12 @@ mod tests {
             ("a target of 20 KB", target(20_000), Status::UriTooLong),
             ("no Host", b"GET / HTTP/1.1\r\nA: b\r\n\r\n".to_vec(), Status::BadRequest),
             ("two Hosts", with("host: b\r\n"), Status::BadRequest),
+            ("two lengths", with("Content-Length: 0\r\nContent-Length: 0\r\n"), Status::BadRequest),
+            (
+                "a length and chunks",
+                with("content-length: 3\r\nTransfer-Encoding: chunked\r\n"),
+                Status::BadRequest,
+            ),
             ("a bare LF in a header", with("A: b\nC: d\r\n"), Status::BadRequest),
             ("bare LFs only", b"GET / HTTP/1.1\nHost: a\n\n".to_vec(), Status::BadRequest),
             ("a bare CR", with("A: b\rC: d\r\n"), Status::BadRequest),

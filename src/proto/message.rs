@@ -21,9 +21,6 @@ use std::ops::{Deref, Range};
 /// Bytes kept free before a message body in a [`Spill`], so that a reply's header fits in front of it.
 pub const HEADROOM: usize = frame::HEADER_BYTES_MAX;
 
-/// Least capacity added for a direct receive.
-const DIRECT_BYTES_MIN: usize = 16 * 1024;
-
 /// Longest incomplete frame kept raw: a control frame lacking its last byte is longer than any data frame's header.
 const PARTIAL_BYTES_MAX: usize = 2 + 4 + CONTROL_BYTES_MAX;
 const _: () = assert!(PARTIAL_BYTES_MAX >= MASKED_HEADER_BYTES_MAX);
@@ -339,21 +336,23 @@ impl Spill {
         size_of::<Spill>() + self.message.capacity()
     }
 
-    /// Lends the message out for the kernel to append to, if at least `at_least` bytes of the data frame under way
-    /// are missing: the vector, and how many bytes may be appended, for which it has capacity.
+    /// Lends the message out for the kernel to append to, if at least `at_least` bytes of the message are here and at
+    /// least as many of the data frame under way are missing: the vector, and how many bytes may be appended, for
+    /// which it has capacity.
     ///
-    /// The capacity at most doubles, from 16 KiB, and never exceeds what the frame still needs. The vector must come
-    /// back through [`Spill::finish_direct`] before the next call of [`next`], or the spill be dropped.
+    /// The capacity at most doubles what was received, and never exceeds what the frame still needs. The vector must
+    /// come back through [`Spill::finish_direct`] before the next call of [`next`], or the spill be dropped.
     pub fn begin_direct(&mut self, at_least: usize) -> Option<(Vec<u8>, usize)> {
         // An earlier direct receive may not be settled yet.
         let unsettled = self.message.len().saturating_sub(self.settled);
         let missing = self.open.as_ref()?.missing - unsettled;
-        if missing == 0 || missing < at_least {
+        let received = self.message.len().saturating_sub(HEADROOM);
+        if missing.min(received) < at_least.max(1) {
             return None;
         }
         let mut message = std::mem::take(&mut self.message);
-        if message.capacity() - message.len() < missing.min(DIRECT_BYTES_MIN) {
-            message.reserve_exact(missing.min(message.len().max(DIRECT_BYTES_MIN)));
+        if message.capacity() == message.len() {
+            message.reserve_exact(missing.min(received));
         }
         let room = missing.min(message.capacity() - message.len());
         Some((message, room))

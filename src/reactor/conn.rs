@@ -52,6 +52,8 @@ pub(super) mod flag {
     pub const PAUSED: u16 = 1 << 7;
     /// Pinged, and nothing heard since.
     pub const PINGED: u16 = 1 << 8;
+    /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
+    pub const HUNG_UP: u16 = 1 << 12;
     /// `on_open` was called, so `on_close` must be.
     pub const OPENED: u16 = 1 << 9;
     /// Accepted into a reserve slot of a full server: it gets a 503.

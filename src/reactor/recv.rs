@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Receives of one turn: enough to share the system call, few enough to keep their bytes in the cache.
 const RECEIVES_PER_TURN: usize = 64;
 
-/// Bytes still missing from a frame from which on the kernel writes straight into the message.
+/// From so many bytes received and missing on, the kernel writes straight into the message.
 const DIRECT_BYTES_MIN: usize = 4096;
 
 /// Received bytes and what owns them.
@@ -73,6 +73,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             // The kernel ends a multishot poll when completions overflow.
             conn.set(flag::POLL_ARMED);
             self.io.poll(id);
+        }
+        if result & i32::from(libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP) != 0 {
+            conn.set(flag::HUNG_UP);
         }
         self.mark_readable(id);
     }
@@ -138,7 +141,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             received => {
                 self.counters.bytes_received.add(received as u64);
                 self.options.heard(conn);
-                if nonempty {
+                if nonempty || conn.has(flag::HUNG_UP) {
                     self.mark_readable(id);
                 }
                 self.handle_bytes(id, owner, received as usize);

@@ -42,11 +42,12 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return self.begin_release(id, CloseReason::SlowConsumer);
         }
         let waits = conn.has(flag::SENDING);
-        if waits {
-            segment.unpin(); // what may wait for long must not hold a receive buffer
-        }
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
-        queue.push(segment);
+        if waits {
+            queue.push_waiting(segment)
+        } else {
+            queue.push(segment)
+        }
         self.counters.bytes_sent.add(len as u64);
         if !waits && !conn.has(flag::DIRTY) {
             conn.set(flag::DIRTY);
@@ -90,7 +91,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Keeps an empty queue for the next connection that needs one.
     pub(super) fn recycle(&mut self, mut queue: Box<SendQueue>) {
-        if self.spare_queues.len() < SPARE_QUEUES_MAX {
+        if self.spare_queues.len() < SPARE_QUEUES_MAX && queue.is_small() {
             queue.clear();
             self.spare_queues.push(queue);
         }

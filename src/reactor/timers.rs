@@ -122,6 +122,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn handle_heartbeat(&mut self, id: ConnId, interval: u32) {
         let (now, timeout) = (self.now_tick, self.options.pong_timeout_ticks);
         let Some(conn) = self.conn(id) else { return };
+        if conn.has(flag::READABLE | flag::RECEIVING) {
+            conn.due_tick = now + 1; // its answer may be among what this core has not got round to receiving
+            return;
+        }
         if conn.has(flag::PINGED) {
             // Not read because of its backlog, and that has not moved: it is slow rather than gone.
             let stalled = conn.has(flag::PAUSED);
