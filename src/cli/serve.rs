@@ -5,7 +5,7 @@ use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
 use crate::server::{Front, Handle, Running, Server};
 use crate::sys::host::HostFacts;
-use crate::sys::probe;
+use crate::sys::{memory, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::IsTerminal;
@@ -15,8 +15,12 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
+/// Between two looks at how much free memory the heaps hold.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+
 /// Serves until told to stop.
 pub(super) fn run(config: Config) -> ExitCode {
+    memory::prepare();
     start_log(&config);
     let facts = HostFacts::read();
     if let Err(missing) = probe::setup(&facts) {
@@ -34,6 +38,12 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(&error.to_string()),
     };
     announce(&running);
+    thread::spawn(|| {
+        loop {
+            thread::sleep(GIVE_BACK_EVERY);
+            memory::give_back();
+        }
+    });
     stop_on_signal(signals, running.handle().clone(), drain_timeout);
     let started = Instant::now();
     let handle = running.handle().clone();

@@ -8,6 +8,7 @@
 
 mod enter;
 pub mod host;
+pub mod memory;
 pub mod probe;
 pub mod socket;
 pub mod uring;
