@@ -1,7 +1,7 @@
 """Who is compared: one table of peers, each with its pinned versions, how it is installed and how it is started.
 
-Everything is installed below `peers/`, which git ignores; nothing is installed into the system. Every peer gets its port
-and the largest message it must take; its server sets its other limits (back-pressure above all) from that.
+Everything is installed below `peers/`, which git ignores; nothing goes into the system. Every peer gets its port and the
+largest message it must take; its server sets its other limits (back-pressure above all) from that.
 """
 
 import os
@@ -141,7 +141,13 @@ CATALOGUE = [
         core_option="--cores",
     ),
     Peer("floor", 9001, rust, megasock_version, [RUST_PEERS, "floor", "9001", LIMIT], scheme="tcp"),
-    Peer("bun", 9002, npm("bun", "1.4.5"), lambda: checked([BUN, "--version"]), [BUN, SERVERS / "bun.js", "9002", LIMIT]),
+    Peer(
+        "bun",
+        9002,
+        npm("bun", "1.4.5"),
+        lambda: checked([BUN, "--version"]),
+        [BUN, SERVERS / "bun.js", "9002", LIMIT],
+    ),
     Peer(
         "ws",
         9003,

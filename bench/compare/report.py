@@ -85,7 +85,8 @@ def idle_table(turns):
             rows.append([target["name"], "failed", "–"])
             continue
         ratio = target.get("rss_ratio") or 0
-        rows.append([target["name"], f"{target['rss_per_connection']:,.0f}", f"{1 / ratio:.4f}" if ratio > 0 else "–"])
+        share = f"{1 / ratio:.4f}" if ratio > 0 else "–"
+        rows.append([target["name"], f"{target['rss_per_connection']:,.0f}", share])
     return aligned(rows)
 
 
@@ -107,7 +108,7 @@ def remarks(turns):
         said.append(f"The driver was the limit for {', '.join(limited)}: their rate is no server figure.")
     others = [stolen_cores(target) for target in turns["targets"] if "host_us_each" in target]
     if others and max(others) > QUIET_CORES:
-        said.append(f"The box was not quiet: other programs took up to {max(others):.2f} cores. Ratios hold less well then.")
+        said.append(f"The box was not quiet: other programs took up to {max(others):.2f} cores. Ratios hold less well so.")
     lost = {name: count for name, count in turns["packets"].items() if count}
     if lost:
         counts = ", ".join(f"{name} {count}" for name, count in lost.items())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Aim:
-    """The ratio of megasock to a peer that is wanted: of `cpu` at most, of `rate` at least. Reported, never enforced."""
+    """The ratio of megasock to a peer that is wanted: of `cpu` at most, of `rate` at least. Reported, not enforced."""
 
     ratio: float
     of: str = "cpu"

@@ -1,7 +1,7 @@
 """Starting the servers under test, proving that each echoes, and ending them.
 
-A server counts as started only when it has echoed a text message, a binary message of 1 MiB and nothing else: a peer that
-does not do the work is no peer. Only processes started here are ever signalled.
+A server counts as started only when it has echoed a text message, a binary message of 1 MiB and nothing else: a peer
+that does not do the work is no peer. Only processes started here are ever signalled.
 """
 
 import base64
