@@ -314,15 +314,16 @@ impl Ring {
 
     fn handle_received(&mut self, slot: u32, bytes: &[u8], result: i32, more_waits: bool) {
         let peer = &mut self.peers[slot as usize];
-        let again = more_waits || peer.is(AGAIN | HUNG);
+        let came_meanwhile = peer.is(AGAIN);
+        let again = more_waits || came_meanwhile || peer.is(HUNG);
         peer.clear(RECEIVING | AGAIN);
         match peer.phase {
             Phase::Closing => return self.release(slot),
             Phase::Upgrading | Phase::Open => {}
             Phase::Free | Phase::Connecting | Phase::Abandoned => return,
         }
-        if result == -EAGAIN && !peer.is(HUNG) {
-            return;
+        if result == -EAGAIN {
+            return if came_meanwhile { self.receive(slot) };
         }
         if result <= 0 {
             return self.end(slot, result);
