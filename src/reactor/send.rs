@@ -30,7 +30,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// Queues output. A connection whose backlog would pass the limit ends instead.
-    pub(super) fn enqueue(&mut self, id: ConnId, mut segment: Segment) {
+    pub(super) fn enqueue(&mut self, id: ConnId, segment: Segment) {
         let len = segment.bytes().len();
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if matches!(conn.phase, Phase::Lingering | Phase::Releasing) {
