@@ -10,6 +10,9 @@ use crate::proto::close::CloseReason;
 use crate::sys::{ConnId, Io};
 use std::hash::{BuildHasher, RandomState};
 
+/// How long a deadline waits, at most, for a core that is behind with its input.
+const OWN_DELAY_MS_MAX: u64 = 30_000;
+
 /// Buffers kept over a quiet second.
 const BUFFERS_KEPT: usize = 16;
 
@@ -92,6 +95,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
         match conn.phase {
             Phase::Open => self.handle_open_timer(id),
+            Phase::Request | Phase::Deciding if self.may_be_our_delay(conn.due_tick) => self.look_again(id),
             Phase::Request | Phase::Deciding => self.handle_handshake_timeout(id),
             Phase::Closing => self.begin_release(id, CloseReason::CloseTimeout),
             Phase::Finishing | Phase::Refusing | Phase::Lingering => self.release(id),
@@ -99,13 +103,29 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
+    /// Whether what was due then may lie unread on this side: a core that is behind accuses nobody, for a while.
+    fn may_be_our_delay(&self, due_tick: u32) -> bool {
+        self.caught_up_tick < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
+    }
+
+    fn look_again(&mut self, id: ConnId) {
+        self.wheel.arm(&mut self.conns, id.slot, self.now_tick + 1);
+    }
+
     fn handle_open_timer(&mut self, id: ConnId) {
         let now = self.now_tick;
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
-        if self.options.message_due(conn).is_some_and(|due| now >= due) {
+        let overdue = |due: Option<u32>| due.filter(|due| now >= *due);
+        let message_due = overdue(self.options.message_due(conn));
+        let idle_due = overdue(self.options.idle_timeout_ticks.map(|timeout| conn.active_tick + timeout));
+        let pong_due = overdue(conn.has(flag::PINGED).then_some(conn.due_tick));
+        if [message_due, idle_due, pong_due].into_iter().flatten().any(|due| self.may_be_our_delay(due)) {
+            return self.look_again(id);
+        }
+        if message_due.is_some() {
             return self.fail(id, CloseReason::MessageDeadline);
         }
-        if self.options.idle_timeout_ticks.is_some_and(|timeout| now >= conn.active_tick + timeout) {
+        if idle_due.is_some() {
             let reason = CloseReason::IdleTimeout;
             return self.begin_close(id, reason.code(), "", reason);
         }
@@ -122,10 +142,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn handle_heartbeat(&mut self, id: ConnId, interval: u32) {
         let (now, timeout) = (self.now_tick, self.options.pong_timeout_ticks);
         let Some(conn) = self.conn(id) else { return };
-        if conn.has(flag::READABLE | flag::RECEIVING) {
-            conn.due_tick = now + 1; // its answer may be among what this core has not got round to receiving
-            return;
-        }
         if conn.has(flag::PINGED) {
             // Not read because of its backlog, and that has not moved: it is slow rather than gone.
             let stalled = conn.has(flag::PAUSED);
