@@ -323,7 +323,10 @@ impl Ring {
             Phase::Free | Phase::Connecting | Phase::Abandoned => return,
         }
         if result == -EAGAIN {
-            return if came_meanwhile { self.receive(slot) };
+            if came_meanwhile {
+                self.receive(slot);
+            }
+            return;
         }
         if result <= 0 {
             return self.end(slot, result);
