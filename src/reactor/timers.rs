@@ -10,6 +10,9 @@ use crate::proto::close::CloseReason;
 use crate::sys::{ConnId, Io};
 use std::hash::{BuildHasher, RandomState};
 
+/// Pings go out in batches a quarter of a second apart: each batch wakes this core once, and its pongs come together.
+const HEARTBEAT_BATCH_TICKS: u32 = 4;
+
 /// How long a deadline waits, at most, for a core that is behind with its input.
 const OWN_DELAY_MS_MAX: u64 = 30_000;
 
@@ -19,6 +22,11 @@ const BUFFERS_KEPT: usize = 16;
 /// A start for the sequence that spreads pings.
 pub(super) fn seed() -> u64 {
     RandomState::new().hash_one(0)
+}
+
+/// The first tick of the batch that a ping due at `tick` goes out with.
+fn batched(tick: u32) -> u32 {
+    tick.next_multiple_of(HEARTBEAT_BATCH_TICKS)
 }
 
 impl Options {
@@ -55,7 +63,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let spread = (z >> 33) as u32 % interval.max(1);
-        self.now_tick + interval + spread
+        batched(self.now_tick + interval + spread)
     }
 
     /// Arms the timer of an open connection for its nearest deadline.
@@ -149,7 +157,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return self.begin_release(id, reason);
         }
         if conn.active_tick + interval > now {
-            conn.due_tick = now + interval; // it spoke within the interval; its place in the spread is kept
+            conn.due_tick = batched(now + interval); // it spoke within the interval; its place in the spread is kept
             return;
         }
         conn.set(flag::PINGED);

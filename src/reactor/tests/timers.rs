@@ -299,3 +299,28 @@ fn a_core_that_slept_through_many_deadlines_keeps_them_all() {
     }
     rig.finish();
 }
+
+#[test]
+fn a_core_that_is_behind_accuses_nobody() {
+    let mut rig = Rig::new();
+    let peers = rig.open_many(40);
+    let begun_ms = rig.now_ms();
+    while rig.counters().pings_sent.get() < 40 {
+        assert!(rig.now_ms() - begun_ms <= 2 * PING_MS + LATE_MS, "no ping");
+        rig.pass_ms(TICK_MS);
+        for peer in &peers {
+            if rig.reactor.counters.pings_sent.get() < 40 && !rig.take_frames(*peer).is_empty() {
+                rig.arrive(*peer, &frame(Opcode::Pong, b""));
+            }
+        }
+    }
+    // The last one pinged answers in time, but the core does nothing until its deadline has passed.
+    for peer in &peers {
+        rig.kernel().arrive(*peer, &frame(Opcode::Pong, b""));
+    }
+    rig.kernel().now_us += (PONG_MS + LATE_MS) * 1000;
+    rig.settle();
+    assert_eq!(rig.closed(CloseReason::HeartbeatTimeout), 0);
+    assert_eq!(rig.counters().connections_open.get(), 40);
+    rig.finish();
+}
