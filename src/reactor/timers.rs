@@ -24,9 +24,9 @@ pub(super) fn seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// The first tick of the batch that a ping due at `tick` goes out with.
+/// The tick of the batch that a ping due at `tick` goes out with.
 fn batched(tick: u32) -> u32 {
-    tick.next_multiple_of(HEARTBEAT_BATCH_TICKS)
+    tick - tick % HEARTBEAT_BATCH_TICKS
 }
 
 impl Options {
