@@ -52,14 +52,14 @@ pub(super) mod flag {
     pub const PAUSED: u16 = 1 << 7;
     /// Pinged, and nothing heard since.
     pub const PINGED: u16 = 1 << 8;
-    /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
-    pub const HUNG_UP: u16 = 1 << 12;
     /// `on_open` was called, so `on_close` must be.
     pub const OPENED: u16 = 1 << 9;
     /// Accepted into a reserve slot of a full server: it gets a 503.
     pub const SURPLUS: u16 = 1 << 10;
     /// Its socket was full: once all is sent the handler is told that there is room.
     pub const BLOCKED: u16 = 1 << 11;
+    /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
+    pub const HUNG_UP: u16 = 1 << 12;
 }
 
 /// One connection.

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - A connection has at most one receive and one send in the kernel.
 //! - Its slot is freed only after the last completion of every operation on it; what comes later is stale and counted.
-//! - Nothing here blocks, and nothing walks all connections, except a drain, in bounded steps.
+//! - Nothing here blocks, and nothing walks all connections, except a drain: in bounded steps, and once at its deadline.
 
 mod accept;
 mod close;

@@ -4,8 +4,8 @@
 //! mail first and looks at the mark second. Both use sequentially consistent operations on the same mark, so either the
 //! sender sees it and rings, or the core sees the mail: a wake-up is never lost, and a busy core is never rung.
 //!
-//! The bell is an eventfd that the core's ring polls (kernel.md of the field: MSG_RING into a DEFER_TASKRUN ring had a
-//! use-after-free, CVE-2025-38453, and polling such a ring from outside hangs).
+//! The bell is an eventfd that the core's ring polls: MSG_RING into a DEFER_TASKRUN ring had a use-after-free
+//! (CVE-2025-38453), and polling such a ring from outside hangs.
 
 use std::fs::File;
 use std::io::{self, Write};
