@@ -9,42 +9,56 @@ use crate::proto::frame::encode_header;
 pub use crate::proto::message::Kind;
 use crate::proto::response::{self, Status};
 pub use crate::sys::ConnId;
+use rtrb::{Producer, PushError};
 use std::net::SocketAddr;
 
 /// One core's share of an application. Every core has its own value; no callback runs concurrently with another of the
 /// same value.
 pub trait Handler: Sized {
-    /// What other threads may send to this core, see [`crate::Handle::send`].
+    /// What cores send each other with [`Outbox::post`] and other threads with [`crate::Handle::send`]. Keep it small: it is
+    /// stored by value in a ring for every pair of cores.
     type Mail: Send;
 
     /// A request arrived: accept the upgrade, answer something else, or decide [`Decision::Later`].
-    fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox) -> Decision;
+    fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox<Self::Mail>) -> Decision;
 
     /// The upgrade is done; frames may be sent.
-    fn on_open(&mut self, conn: ConnId, out: &mut Outbox) {
+    fn on_open(&mut self, conn: ConnId, out: &mut Outbox<Self::Mail>) {
         let _ = (conn, out);
     }
 
     /// A whole message arrived. Text is valid UTF-8.
-    fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox);
+    fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox<Self::Mail>);
 
-    /// Mail from another thread.
-    fn on_mail(&mut self, mail: Self::Mail, out: &mut Outbox) {
-        let _ = (mail, out);
+    /// Mail from another core or thread. What one core posts arrives in the order it was posted.
+    fn on_mail(&mut self, from: Origin, mail: Self::Mail, out: &mut Outbox<Self::Mail>) {
+        let _ = (from, mail, out);
     }
 
-    /// A connection that could not take all it was sent has room again.
-    fn on_writable(&mut self, conn: ConnId, out: &mut Outbox) {
+    /// The socket of a connection is full: what it is sent from now on waits, until [`Handler::on_writable`].
+    fn on_blocked(&mut self, conn: ConnId, out: &mut Outbox<Self::Mail>) {
         let _ = (conn, out);
     }
 
+    /// A connection that could not take all it was sent has taken it, and has room again.
+    fn on_writable(&mut self, conn: ConnId, out: &mut Outbox<Self::Mail>) {
+        let _ = (conn, out);
+    }
+
+    /// Once a turn, after everything that came in: for work done in bounded steps. True while there is more of it to do,
+    /// and then the next turn does not wait.
+    fn on_turn(&mut self, out: &mut Outbox<Self::Mail>) -> bool {
+        let _ = out;
+        false
+    }
+
     /// About once a second.
-    fn on_tick(&mut self, now_ms: u64, out: &mut Outbox) {
+    fn on_tick(&mut self, now_ms: u64, out: &mut Outbox<Self::Mail>) {
         let _ = (now_ms, out);
     }
 
     /// An open connection ended. Called exactly once for each [`Handler::on_open`].
-    fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox) {
+    fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox<Self::Mail>) {
         let _ = (conn, reason, out);
     }
 }
@@ -158,22 +172,50 @@ pub fn encode_message(kind: Kind, payload: &[u8]) -> Payload {
     Payload::new(&[&header[..header_len], payload])
 }
 
-/// What callbacks want done, in order. Carried out when the callback returns.
-#[derive(Default)]
-pub struct Outbox {
+/// Who sent a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Another core of this server.
+    Core(usize),
+    /// A thread that is no core, through a [`crate::Handle`].
+    Thread,
+}
+
+/// What callbacks want done to connections, in order, carried out when the callback returns; and the way to other cores.
+pub struct Outbox<M = ()> {
     /// The message just handled goes back in place: its kind and length.
     reply: Option<(Kind, usize)>,
     actions: Vec<Action>,
+    core: usize,
+    /// The rings to the other cores, by core; none to itself.
+    rings: Vec<Option<Producer<M>>>,
+    /// Cores posted to since the reactor last told them.
+    posted: Vec<usize>,
+    unix_ms: u64,
 }
 
 /// One thing to do to a connection.
 pub(crate) enum Action {
     Send { to: ConnId, frame: Payload },
     Close { conn: ConnId, code: u16, reason: String },
+    End { conn: ConnId, reason: CloseReason },
     Decide { conn: ConnId, decision: Decision },
+    Hold { conn: ConnId },
+    Resume { conn: ConnId },
 }
 
-impl Outbox {
+impl<M> Default for Outbox<M> {
+    fn default() -> Outbox<M> {
+        Outbox::new(0, vec![None])
+    }
+}
+
+impl<M> Outbox<M> {
+    /// The outbox of `core`, with a ring to each of the other cores.
+    pub(crate) fn new(core: usize, rings: Vec<Option<Producer<M>>>) -> Outbox<M> {
+        Outbox { reply: None, actions: Vec::new(), core, rings, posted: Vec::new(), unix_ms: 0 }
+    }
+
     /// Sends the message just received back to its sender, in place: no copy, no allocation. What is sent earlier in
     /// the same callback goes first, and then the message is copied.
     pub fn reply(&mut self, message: Message<'_>) {
@@ -197,6 +239,63 @@ impl Outbox {
     /// Begins the closing handshake with this code (1000, or 3000-4999) and reason.
     pub fn close(&mut self, conn: ConnId, code: u16, reason: &str) {
         self.actions.push(Action::Close { conn, code, reason: reason.to_owned() });
+    }
+
+    /// Begins the closing handshake with the code of `reason`, which is counted as the reason. What waits for the
+    /// connection goes first; the close deadline cuts it short.
+    pub fn end(&mut self, conn: ConnId, reason: CloseReason) {
+        self.actions.push(Action::End { conn, reason });
+    }
+
+    /// Stops receiving from a connection until [`Outbox::resume`]: TCP holds its sender back. What has been received
+    /// already is still handed over.
+    pub fn hold(&mut self, conn: ConnId) {
+        self.actions.push(Action::Hold { conn });
+    }
+
+    /// Receives from a held connection again.
+    pub fn resume(&mut self, conn: ConnId) {
+        self.actions.push(Action::Resume { conn });
+    }
+
+    /// The core this runs on.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
+    /// Cores of the server, numbered from 0.
+    pub fn cores(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Mail that the ring to another core takes at least.
+    pub fn room(&self, core: usize) -> usize {
+        self.rings.get(core).and_then(Option::as_ref).map_or(0, Producer::slots)
+    }
+
+    /// Puts mail in the ring to another core, which sees it after this turn. It comes back when the ring is full, or
+    /// there is no such core but this one itself.
+    pub fn post(&mut self, core: usize, mail: M) -> Result<(), M> {
+        let Some(Some(ring)) = self.rings.get_mut(core) else { return Err(mail) };
+        ring.push(mail).map_err(|PushError::Full(mail)| mail)?;
+        if !self.posted.contains(&core) {
+            self.posted.push(core);
+        }
+        Ok(())
+    }
+
+    /// Wall-clock time of this turn, in milliseconds since 1970.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_ms
+    }
+
+    pub(crate) fn set_unix_ms(&mut self, unix_ms: u64) {
+        self.unix_ms = unix_ms;
+    }
+
+    /// The cores posted to since the last call.
+    pub(crate) fn take_posted(&mut self) -> impl Iterator<Item = usize> {
+        self.posted.drain(..)
     }
 
     /// Answers a request left open with [`Decision::Later`].

@@ -23,7 +23,7 @@
 //!
 //! # Layers
 //! Lower layers never import upper ones; neighbours joined by `|` never import each other.
-//! [`ds`], [`buf`], [`budget`] < [`proto`] `|` [`sys`] < [`handler`] < [`reactor`] < [`config`], [`server`] < [`cli`].
+//! [`ds`], [`buf`], [`budget`] < [`proto`] `|` [`sys`] < [`handler`] < [`reactor`] `|` [`hub`] < [`config`], [`server`] < [`cli`].
 
 pub mod budget;
 pub mod buf;
@@ -32,13 +32,14 @@ pub mod cli;
 pub mod config;
 pub mod ds;
 pub mod handler;
+pub mod hub;
 pub mod proto;
 pub mod reactor;
 pub mod server;
 pub mod sys;
 
 pub use buf::Payload;
-pub use handler::{ConnId, Decision, Handler, Kind, Message, Outbox, Request, Response, encode_message};
+pub use handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, encode_message};
 pub use proto::close::CloseReason;
 pub use proto::response::Status;
 pub use reactor::Totals;

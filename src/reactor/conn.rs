@@ -60,6 +60,8 @@ pub(super) mod flag {
     pub const BLOCKED: u16 = 1 << 11;
     /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
     pub const HUNG_UP: u16 = 1 << 12;
+    /// The handler holds it: its input stays in the socket.
+    pub const HELD: u16 = 1 << 13;
 }
 
 /// One connection.

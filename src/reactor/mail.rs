@@ -1,7 +1,7 @@
 //! Mail from other threads: an unbounded queue with a bell. A core takes a bounded number each turn.
 
 use super::Reactor;
-use crate::handler::Handler;
+use crate::handler::{Handler, Origin};
 use crate::sys::Io;
 use crate::sys::wake::Waker;
 use crossbeam_channel::Receiver;
@@ -49,7 +49,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         for _ in 0..MAIL_PER_TURN {
             match self.mailbox.mail.try_recv() {
                 Ok(Control::Mail(mail)) => {
-                    self.handler.on_mail(mail, &mut self.outbox);
+                    self.handler.on_mail(Origin::Thread, mail, &mut self.outbox);
                     self.apply_actions();
                 }
                 Ok(Control::Drain { timeout_ticks }) => self.begin_drain(timeout_ticks),

@@ -32,7 +32,7 @@ use request::PartialHead;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Granularity of all timers.
 pub const TICK_MS: u64 = 64;
@@ -79,6 +79,10 @@ pub fn ticks(ms: u64) -> u32 {
     ms.div_ceil(TICK_MS).clamp(1, 1 << 30) as u32
 }
 
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 /// One core: its ring, its connections, its share of the application.
 pub struct Reactor<I: Io, H: Handler> {
     io: I,
@@ -87,7 +91,7 @@ pub struct Reactor<I: Io, H: Handler> {
     conns: Slab<Conn>,
     wheel: Wheel,
     pool: Pool,
-    outbox: Outbox,
+    outbox: Outbox<H::Mail>,
     spare_actions: Vec<Action>,
     /// Boxed, because a connection holds one by a thin pointer.
     #[expect(clippy::vec_box)]
@@ -113,6 +117,8 @@ pub struct Reactor<I: Io, H: Handler> {
     accepts_in_flight: u32,
     /// Accepts rest until then after the kernel was out of descriptors or memory.
     accept_pause_tick: u32,
+    /// The handler has more to do at once.
+    has_work: bool,
     drain: Option<close::Drain>,
     /// Reactors of this server that still have connections, or were not told to stop.
     siblings: Arc<AtomicUsize>,
@@ -141,6 +147,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             second_tick: 0,
             accepts_in_flight: 0,
             accept_pause_tick: 0,
+            has_work: false,
             drain: None,
             random: timers::seed(),
             io,
@@ -173,6 +180,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.io.turn(timeout, done)?;
         self.mailbox.unpark();
         self.now_tick = (self.io.now_us() / (TICK_MS * 1000)) as u32;
+        self.outbox.set_unix_ms(unix_ms());
         let backlog = done.len();
         for completion in done.drain(..) {
             self.dispatch(completion);
@@ -183,6 +191,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.finish_sent();
         self.take_mail();
         self.run_timers();
+        self.has_work = self.handler.on_turn(&mut self.outbox);
+        self.apply_actions();
         self.drain_step();
         self.counters.turns.add(1);
         self.counters.slots_held.set(self.conns.len() as u64);
@@ -216,7 +226,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
         }
         // A last output that goes out in this enter is silent, and its connection ends right after.
-        if !self.finishing.is_empty() || self.drain_has_steps() || !self.mailbox.park() {
+        if self.has_work || !self.finishing.is_empty() || self.drain_has_steps() || !self.mailbox.park() {
             return Some(Duration::ZERO);
         }
         // A drained reactor looks at its siblings every tick.
@@ -234,7 +244,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 match action {
                     Action::Send { to, frame } => self.send_message(to, frame),
                     Action::Close { conn, code, reason } => self.close_by_handler(conn, code, &reason),
+                    Action::End { conn, reason } => self.begin_close(conn, reason.code(), "", reason),
                     Action::Decide { conn, decision } => self.handle_decision(conn, decision),
+                    Action::Hold { conn } => self.hold(conn),
+                    Action::Resume { conn } => self.resume(conn),
                 }
             }
             self.spare_actions = actions;

@@ -88,6 +88,22 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
+    /// Leaves input in the socket until [`Reactor::resume`].
+    pub(super) fn hold(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            conn.set(flag::HELD);
+        }
+    }
+
+    pub(super) fn resume(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.clear(flag::HELD);
+        if conn.has(flag::PAUSED) {
+            conn.clear(flag::PAUSED);
+            self.mark_readable(id); // if it is still clogged, it is found out there
+        }
+    }
+
     /// Queues receives for connections with input, in the order it was noticed.
     pub(super) fn receive_readable(&mut self) {
         let pause_bytes = self.options.send_queue_bytes_max / 2;
@@ -97,8 +113,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             if conn.phase == Phase::Releasing {
                 continue;
             }
-            if conn.has(flag::SENDING) && conn.backlog_bytes() >= pause_bytes {
-                // It does not read what it is sent: TCP holds the rest back for us.
+            let clogged = conn.has(flag::SENDING) && conn.backlog_bytes() >= pause_bytes;
+            if clogged || conn.has(flag::HELD) {
+                // It does not read what it is sent, or its handler is not ready: TCP holds the rest back for us.
                 conn.clear(flag::READABLE);
                 conn.set(flag::PAUSED);
                 continue;

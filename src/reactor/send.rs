@@ -118,12 +118,18 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Outbound::Queue(queue) => queue.unpin(),
         }
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        let was_blocked = conn.has(flag::BLOCKED);
         conn.set(flag::SENDING | flag::BLOCKED);
+        let tell = !was_blocked && conn.phase == Phase::Open;
         match &mut conn.out {
             Some(queue) => queue.in_flight_bytes = rest.bytes(),
             empty => *empty = Some(in_flight_marker(rest.bytes(), self.spare_queues.pop())),
         }
         self.io.send_all(id, rest);
+        if tell {
+            self.handler.on_blocked(id, &mut self.outbox);
+            self.apply_actions();
+        }
     }
 
     /// A waiting send ended.

@@ -9,7 +9,7 @@ fn mail_is_taken_in_order_and_in_bounded_steps() {
     let peer = rig.open();
     let id = rig.id(peer);
     for number in 0u16..1_000 {
-        let order: Order = Box::new(move |out| out.send(id, Kind::Binary, &number.to_be_bytes()));
+        let order = Order(Box::new(move |out| out.send(id, Kind::Binary, &number.to_be_bytes())));
         rig.mail.send(Control::Mail(order)).unwrap();
     }
     rig.turn();
@@ -28,7 +28,7 @@ fn a_parked_core_is_rung_for_mail_and_a_busy_one_does_not_wait() {
     let peer = rig.open();
     let id = rig.id(peer);
     // Mail that came before it parked, without a bell: it must not wait.
-    let order: Order = Box::new(move |out| out.send(id, Kind::Text, b"x"));
+    let order = Order(Box::new(move |out| out.send(id, Kind::Text, b"x")));
     rig.mail.send(Control::Mail(order)).unwrap();
     rig.turn();
     assert_eq!(rig.kernel().timeout, Some(Duration::ZERO));

@@ -17,7 +17,7 @@ mod timers;
 
 use super::{Control, Counters, Mailbox, Options, Reactor, Shared, TICK_MS, ticks};
 use crate::budget::CoreBudget;
-use crate::handler::{ConnId, Decision, Handler, Kind, Message, Outbox, Request, Response};
+use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response};
 use crate::proto::client::{decode_server_header, encode_masked, upgrade_request};
 use crate::proto::close::CloseReason;
 use crate::proto::frame::Opcode;
@@ -70,7 +70,7 @@ enum Told {
 }
 
 /// What to do to connections, sent by mail.
-type Order = Box<dyn FnOnce(&mut Outbox) + Send>;
+struct Order(Box<dyn FnOnce(&mut Outbox<Order>) + Send>);
 
 /// An application that notes what it is told and, unless a test says otherwise, echoes.
 struct App {
@@ -78,15 +78,15 @@ struct App {
     open: HashSet<ConnId>,
     requests: Vec<ConnId>,
     ticks_ms: Vec<u64>,
-    on_message: fn(ConnId, Message<'_>, &mut Outbox),
-    on_open: fn(ConnId, &mut Outbox),
-    on_close: fn(ConnId, &mut Outbox),
+    on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
+    on_open: fn(ConnId, &mut Outbox<Order>),
+    on_close: fn(ConnId, &mut Outbox<Order>),
 }
 
 impl Handler for App {
     type Mail = Order;
 
-    fn on_request(&mut self, request: &Request<'_>, _: &mut Outbox) -> Decision {
+    fn on_request(&mut self, request: &Request<'_>, _: &mut Outbox<Order>) -> Decision {
         self.requests.push(request.conn);
         match request.head.path {
             "/later" => Decision::Later,
@@ -95,32 +95,32 @@ impl Handler for App {
         }
     }
 
-    fn on_open(&mut self, conn: ConnId, out: &mut Outbox) {
+    fn on_open(&mut self, conn: ConnId, out: &mut Outbox<Order>) {
         assert!(self.open.insert(conn), "{conn:?} is open already");
         self.told.push(Told::Open(conn));
         (self.on_open)(conn, out);
     }
 
-    fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox) {
+    fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox<Order>) {
         assert!(self.open.contains(&conn), "a message of {conn:?}, which is not open");
         self.told.push(Told::Message(conn, message.payload().to_vec()));
         (self.on_message)(conn, message, out);
     }
 
-    fn on_mail(&mut self, order: Order, out: &mut Outbox) {
-        order(out);
+    fn on_mail(&mut self, _: Origin, order: Order, out: &mut Outbox<Order>) {
+        (order.0)(out);
     }
 
-    fn on_tick(&mut self, now_ms: u64, _: &mut Outbox) {
+    fn on_tick(&mut self, now_ms: u64, _: &mut Outbox<Order>) {
         self.ticks_ms.push(now_ms);
     }
 
-    fn on_writable(&mut self, conn: ConnId, _: &mut Outbox) {
+    fn on_writable(&mut self, conn: ConnId, _: &mut Outbox<Order>) {
         assert!(self.open.contains(&conn), "room on {conn:?}, which is not open");
         self.told.push(Told::Writable(conn));
     }
 
-    fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox) {
+    fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox<Order>) {
         assert!(self.open.remove(&conn), "{conn:?} closed, which is not open");
         self.told.push(Told::Close(conn, reason));
         (self.on_close)(conn, out);
@@ -281,8 +281,8 @@ impl Rig {
         frames(&self.take(peer))
     }
 
-    fn tell(&mut self, order: impl FnOnce(&mut Outbox) + Send + 'static) {
-        self.mail.send(Control::Mail(Box::new(order))).unwrap();
+    fn tell(&mut self, order: impl FnOnce(&mut Outbox<Order>) + Send + 'static) {
+        self.mail.send(Control::Mail(Order(Box::new(order)))).unwrap();
         self.waker.wake();
         self.settle();
     }

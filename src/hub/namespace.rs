@@ -1,0 +1,202 @@
+//! Settings of topics by the pattern of their names.
+//!
+//! A pattern is a whole name, or a prefix that ends in `*`. The longest that fits a name decides alone; settings are not
+//! merged. Rooms are topics whose name starts with `room:`.
+
+/// Who may publish to a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publishers {
+    /// Every connection.
+    Anyone,
+    /// Connections subscribed to it.
+    Subscribers,
+    /// Connections with a user name.
+    Users,
+    /// Nobody but the server's own code and its API.
+    Server,
+}
+
+/// What happens when a connection does not read as fast as its topics publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// It is closed with 1013.
+    Disconnect,
+    /// It keeps what waits for it and misses what comes.
+    DropNewest,
+    /// It misses the oldest of what waits for it.
+    DropOldest,
+    /// Only the latest message waits for it.
+    Conflate,
+}
+
+/// Settings of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Messages kept for recovery; 0 keeps none.
+    pub history_count_max: usize,
+    /// Bytes kept for recovery.
+    pub history_bytes_max: usize,
+    /// Time a message is kept for recovery.
+    pub history_age_ms: u64,
+    /// Keep the list of users.
+    pub presence: bool,
+    /// Tell members who joins and leaves, up to this many members; 0 tells nothing.
+    pub presence_events_max: u32,
+    /// Who may publish.
+    pub publishers: Publishers,
+    /// What a slow connection gets.
+    pub slow_consumer: SlowConsumer,
+    /// Largest `data`, in bytes.
+    pub data_bytes_max: usize,
+}
+
+impl Settings {
+    /// Of channels no pattern fits.
+    pub const CHANNEL: Settings = Settings {
+        history_count_max: 100,
+        history_bytes_max: 256 << 10,
+        history_age_ms: 5 * 60_000,
+        presence: true,
+        presence_events_max: 0,
+        publishers: Publishers::Anyone,
+        slow_consumer: SlowConsumer::Disconnect,
+        data_bytes_max: 64 << 10,
+    };
+
+    /// Of rooms no pattern fits.
+    pub const ROOM: Settings =
+        Settings { presence_events_max: 1_000, publishers: Publishers::Subscribers, ..Settings::CHANNEL };
+}
+
+/// The settings of all topics. A topic refers to its own by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaces {
+    patterns: Vec<Pattern>,
+    settings: Vec<Settings>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    prefix: String,
+    is_exact: bool,
+    settings: u16,
+}
+
+/// Why a pattern is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatternError {
+    /// It is empty, or has a `*` elsewhere than at its end.
+    Malformed,
+    /// It was given before.
+    Duplicate,
+    /// There are more than 65,535.
+    TooMany,
+}
+
+impl Default for Namespaces {
+    fn default() -> Namespaces {
+        let mut defaults = Namespaces { patterns: Vec::new(), settings: Vec::new() };
+        for (pattern, settings) in [("*", Settings::CHANNEL), ("room:*", Settings::ROOM)] {
+            defaults.insert(pattern, settings);
+        }
+        defaults
+    }
+}
+
+impl Namespaces {
+    /// Adds a pattern, or replaces a default one (`*`, `room:*`).
+    ///
+    /// ```
+    /// use megasock::hub::{Namespaces, Settings};
+    /// let mut namespaces = Namespaces::default();
+    /// namespaces.add("scores:*", Settings { history_count_max: 5, ..Settings::CHANNEL }).unwrap();
+    /// assert_eq!(namespaces.of("scores:final").history_count_max, 5);
+    /// assert!(namespaces.add("a*b", Settings::CHANNEL).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// The pattern is malformed or was given before.
+    pub fn add(&mut self, pattern: &str, settings: Settings) -> Result<(), PatternError> {
+        let prefix = pattern.strip_suffix('*').unwrap_or(pattern);
+        if pattern.is_empty() || prefix.contains('*') {
+            return Err(PatternError::Malformed);
+        }
+        if self.settings.len() > usize::from(u16::MAX) {
+            return Err(PatternError::TooMany);
+        }
+        let is_exact = prefix.len() == pattern.len();
+        let same = |old: &Pattern| old.prefix == prefix && old.is_exact == is_exact;
+        match self.patterns.iter().position(same) {
+            Some(at) if self.patterns[at].settings >= Self::DEFAULTS => Err(PatternError::Duplicate),
+            Some(at) => {
+                self.patterns.remove(at);
+                self.insert(pattern, settings);
+                Ok(())
+            }
+            None => {
+                self.insert(pattern, settings);
+                Ok(())
+            }
+        }
+    }
+
+    const DEFAULTS: u16 = 2;
+
+    fn insert(&mut self, pattern: &str, settings: Settings) {
+        let prefix = pattern.strip_suffix('*').unwrap_or(pattern).to_owned();
+        let number = self.settings.len() as u16;
+        self.settings.push(settings);
+        self.patterns.push(Pattern { is_exact: prefix.len() == pattern.len(), prefix, settings: number });
+        // The first that fits is the most special: whole names, then longer prefixes.
+        self.patterns.sort_by_key(|pattern| (!pattern.is_exact, usize::MAX - pattern.prefix.len()));
+    }
+
+    /// The number of the settings of a topic.
+    pub(super) fn number(&self, name: &str) -> u16 {
+        let fits = |pattern: &&Pattern| match pattern.is_exact {
+            true => pattern.prefix == name,
+            false => name.starts_with(&pattern.prefix),
+        };
+        self.patterns.iter().find(fits).map_or(0, |pattern| pattern.settings)
+    }
+
+    /// The settings of this number.
+    pub(super) fn numbered(&self, number: u16) -> &Settings {
+        &self.settings[usize::from(number)]
+    }
+
+    /// The settings of a topic; a room's name starts with `room:`.
+    pub fn of(&self, name: &str) -> &Settings {
+        self.numbered(self.number(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_special_pattern_decides() {
+        let mut namespaces = Namespaces::default();
+        let counted = |count| Settings { history_count_max: count, ..Settings::CHANNEL };
+        for (pattern, count) in [("a:*", 1), ("a:b:*", 2), ("a:b:c", 3), ("*", 4)] {
+            namespaces.add(pattern, counted(count)).unwrap();
+        }
+        for (name, count) in [("a:x", 1), ("a:b:x", 2), ("a:b:c", 3), ("a:b:cd", 2), ("z", 4)] {
+            assert_eq!(namespaces.of(name).history_count_max, count, "{name}");
+        }
+        assert_eq!(namespaces.of("room:a"), &Settings::ROOM);
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_or_a_prefix_and_given_once() {
+        let mut namespaces = Namespaces::default();
+        for wrong in ["", "**", "a*b", "*a"] {
+            assert_eq!(namespaces.add(wrong, Settings::CHANNEL), Err(PatternError::Malformed), "{wrong}");
+        }
+        for pattern in ["a", "a*", "*", "room:*"] {
+            assert_eq!(namespaces.add(pattern, Settings::CHANNEL), Ok(()));
+            assert_eq!(namespaces.add(pattern, Settings::CHANNEL), Err(PatternError::Duplicate), "{pattern}");
+        }
+    }
+}
