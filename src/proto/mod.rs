@@ -9,6 +9,8 @@
 
 pub mod client;
 pub mod close;
+pub mod command;
+pub mod event;
 pub mod frame;
 pub mod head;
 pub mod mask;
