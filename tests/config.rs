@@ -1,6 +1,7 @@
 //! One table of options: file, variables, flags, help and page agree, and every mistake is reported at once.
 
-use megasock::config::{self, Config, LogFormat, OPTIONS, Origin, Sources};
+use megasock::config::{self, Config, LogFormat, NAMESPACE_OPTIONS, OPTIONS, Origin, Sources};
+use megasock::hub::{Namespaces, Publishers, Settings, SlowConsumer};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -24,6 +25,13 @@ impl Drop for File {
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+}
+
+/// Reads one file and nothing else.
+fn load_file(name: &str, text: &str) -> Result<Config, String> {
+    let file = File::new(name, text);
+    let sources = Sources { file: Some(file.0.clone()), ..Sources::default() };
+    Config::load(&sources).map_err(|errors| errors.to_string().replace(file.0.to_str().unwrap(), "FILE"))
 }
 
 fn megasock(arguments: &[&str]) -> Output {
@@ -53,6 +61,9 @@ fn the_defaults_are_those_documented() {
     assert_eq!((config.message_deadline_ms, config.close_timeout_ms), (30_000, 5_000));
     assert_eq!((config.drain_timeout_ms, config.send_queue_bytes_max), (30_000, 1 << 20));
     assert_eq!((config.echo, config.log.as_str(), config.log_format), (true, "info", LogFormat::Text));
+    assert_eq!((config.slow_consumer_budget_bytes, config.history_bytes_per_core), (None, 64 << 20));
+    assert_eq!((config.max_topics_per_connection, config.server_id, config.production), (128, None, false));
+    assert_eq!(config.namespaces, Namespaces::default());
 }
 
 #[test]
@@ -125,6 +136,164 @@ fn a_file_that_cannot_be_read_does_not_hide_other_mistakes() {
 }
 
 #[test]
+fn topics_are_set_by_the_pattern_of_their_names() {
+    let file = r#"
+        max_topics_per_connection = 5
+        [namespace."scores:*"]
+        history_count = 7
+        history_bytes = "1MiB"
+        history_age = "1m"
+        presence = false
+        presence_events_max = 9
+        publishers = "server"
+        slow_consumer = "conflate"
+        data_bytes_max = "1KiB"
+        [namespace."scores:final"]
+        slow_consumer = "drop_oldest"
+        [namespace."room:*"]
+        presence_events_max = 50
+        [namespace.news]
+        publishers = "users"
+    "#;
+    let config = load_file("namespaces", file).unwrap();
+    let of = |name| config.namespaces.of(name).clone();
+    let scores = Settings {
+        history_count_max: 7,
+        history_bytes_max: 1 << 20,
+        history_age_ms: 60_000,
+        presence: false,
+        presence_events_max: 9,
+        publishers: Publishers::Server,
+        slow_consumer: SlowConsumer::Conflate,
+        data_bytes_max: 1 << 10,
+    };
+    assert_eq!(of("scores:1"), scores);
+    assert_eq!(of("scores:final"), Settings { slow_consumer: SlowConsumer::DropOldest, ..Settings::CHANNEL });
+    assert_eq!(of("room:lobby"), Settings { presence_events_max: 50, ..Settings::ROOM });
+    assert_eq!(of("news"), Settings { publishers: Publishers::Users, ..Settings::CHANNEL });
+    assert_eq!(of("newspaper"), Settings::CHANNEL);
+    assert_eq!(config.max_topics_per_connection, 5);
+}
+
+#[test]
+fn the_namespace_of_all_changes_the_defaults_of_every_other() {
+    let file = r#"
+        [namespace."*"]
+        history_count = 3
+        publishers = "users"
+        [namespace."room:vip:*"]
+        presence_events_max = 5
+        [namespace."a:*"]
+        history_count = 4
+    "#;
+    let namespaces = load_file("all", file).unwrap().namespaces;
+    let changed = |settings| Settings { history_count_max: 3, publishers: Publishers::Users, ..settings };
+    assert_eq!(namespaces.of("b"), &changed(Settings::CHANNEL));
+    assert_eq!(namespaces.of("room:lobby"), &changed(Settings::ROOM));
+    assert_eq!(namespaces.of("room:vip:1"), &Settings { presence_events_max: 5, ..changed(Settings::ROOM) });
+    assert_eq!(namespaces.of("a:1"), &Settings { history_count_max: 4, ..changed(Settings::CHANNEL) });
+}
+
+#[test]
+fn every_mistake_in_a_namespace_says_where_and_what_to_write() {
+    let file = r#"
+        history_age = "5m"
+        [namespace]
+        slow_consumer = "conflate"
+        quiet = true
+        [namespace."*"]
+        history_age = "5"
+        [namespace."a*b"]
+        [namespace.""]
+        [namespace."scores:*"]
+        history_cout = 5
+        slow_consumer = "drop-newest"
+        publishers = 1979-05-27
+        ping_interval = "25s"
+        colour = "red"
+        [namespace.chat.private]
+        presence = false
+        [namespaces."x"]
+        presence = true
+    "#;
+    let text = load_file("bad-namespaces", file).unwrap_err();
+    let mut expected = [
+        r#"history_age (FILE): is no option; write history_age in the TOML file, below the topics it is for: [namespace."*"] is all"#,
+        r#"namespace.slow_consumer (FILE): is no table; write it below the topics it is for: [namespace."*"] is all"#,
+        r#"namespace.quiet (FILE): is no table; write tables in the TOML file such as [namespace."scores:*"]"#,
+        r#"namespace."*".history_age (FILE): "5" has no unit; write a time with its unit from 1ms to 7d, such as 500ms, 25s, 5m or 1h"#,
+        r#"namespace."a*b" (FILE): is no pattern; write a whole name, or a prefix that ends in *"#,
+        r#"namespace."" (FILE): is no pattern; write a whole name, or a prefix that ends in *"#,
+        r#"namespace."scores:*".history_cout (FILE): is no option of a namespace; did you mean history_count?"#,
+        r#"namespace."scores:*".slow_consumer (FILE): "drop-newest" is no policy; write disconnect, drop_newest, drop_oldest or conflate"#,
+        r#"namespace."scores:*".publishers (FILE): is a table or a date; write anyone, subscribers, users or server"#,
+        r#"namespace."scores:*".ping_interval (FILE): is no option of a namespace; it is the whole server's: write it above the first table of the file"#,
+        r#"namespace."scores:*".colour (FILE): is no option of a namespace; docs/config.md lists all options"#,
+        r#"namespace."chat".private (FILE): is no option of a namespace; a dot in a pattern needs quotes, such as [namespace."scores.*"]"#,
+        r#"namespaces (FILE): is a table or a date; write tables in the TOML file such as [namespace."scores:*"]"#,
+    ];
+    let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert_eq!(lines.remove(0), "13 options are wrong:");
+    lines.sort();
+    expected.sort();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn every_option_of_a_namespace_takes_its_defaults_and_refuses_nonsense() {
+    for option in NAMESPACE_OPTIONS {
+        for (pattern, default) in [("*", option.default), ("room:*", option.default_room)] {
+            let good = format!("[namespace.{pattern:?}]\n{} = {default:?}\n", option.name);
+            let namespaces = load_file(option.name, &good).unwrap().namespaces;
+            let name = pattern.replace('*', "x");
+            assert_eq!(namespaces.of(&name), Namespaces::default().of(&name), "{good}");
+        }
+        let bad = format!("[namespace.x]\n{} = \"nonsense\"\n", option.name);
+        let text = load_file(option.name, &bad).unwrap_err();
+        assert!(text.contains(option.name) && text.contains(option.written), "{text}");
+    }
+}
+
+#[test]
+fn a_pattern_without_quotes_is_told_to_have_them() {
+    let text = load_file("unquoted", "[namespace.scores:*]\npresence = true\n").unwrap_err();
+    assert!(text.contains("a pattern stands in quotes, such as [namespace.\"scores:*\"]"), "{text}");
+    let text = load_file("scalar", "namespace = \"scores\"\n").unwrap_err();
+    assert!(text.contains("namespace (FILE): is no table; write tables"), "{text}");
+}
+
+#[test]
+fn namespaces_are_no_flags_and_no_variables() {
+    let sources = Sources {
+        flags: pairs(&[
+            ("history_count", "5"),
+            ("max_topics_per_connection", "0"),
+            ("history_bytes_per_core", "2TiB"),
+        ]),
+        variables: pairs(&[
+            ("MEGASOCK_NAMESPACE", "scores"),
+            ("MEGASOCK_SLOW_CONSUMER", "conflate"),
+            ("MEGASOCK_SERVER_ID", "two words"),
+            ("MEGASOCK_PRODUCTION", "yes"),
+        ]),
+        file: None,
+    };
+    let text = Config::load(&sources).unwrap_err().to_string();
+    for part in [
+        "7 options are wrong:",
+        "--history-count (command line): is no option; write history_count in the TOML file",
+        "MEGASOCK_SLOW_CONSUMER (environment): is no option; write slow_consumer in the TOML file",
+        "MEGASOCK_NAMESPACE (environment): is no option; write tables in the TOML file such as [namespace.\"scores:*\"]",
+        "MEGASOCK_SERVER_ID (environment): \"two words\" has ' ' in it; write auto or a name",
+        "MEGASOCK_PRODUCTION (environment): \"yes\" is neither on nor off",
+        "--max-topics-per-connection (command line): \"0\" is less than 1; write a number from 1",
+        "--history-bytes-per-core (command line): \"2TiB\" is larger than 1TiB; write a size from 64KiB",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
 fn variables_of_a_kubernetes_service_called_megasock_are_not_ours() {
     let variables = pairs(&[
         ("MEGASOCK_PORT", "tcp://10.0.0.1:8080"),
@@ -161,6 +330,9 @@ fn the_binary_reports_typing_mistakes_with_all_others() {
         "1",
         "serve",
         "--ping-intervall=2s",
+        "--sever-id=n1",
+        "--slow-consumer-budget",
+        "lots",
         "--ping-interval",
         "25",
         "--config",
@@ -171,6 +343,8 @@ fn the_binary_reports_typing_mistakes_with_all_others() {
     for part in [
         "--bogus (command line): is no option; megasock --help lists all options",
         "--ping-intervall (command line): is no option; did you mean --ping-interval?",
+        "--sever-id (command line): is no option; did you mean --server-id?",
+        "--slow-consumer-budget (command line): \"lots\" is not a whole number; write auto or a size from 64KiB",
         "--ping-interval (command line): \"25\" has no unit",
         "listen (",
     ] {

@@ -1,12 +1,12 @@
-//! `docs/config.md`, made from the table.
+//! `docs/config.md`, made from the tables.
 
-use super::OPTIONS;
+use super::{NAMESPACE_OPTIONS, OPTIONS};
 use std::fmt::Write;
 
 const HEAD: &str = "\
 # Options
 
-This page is made from the table in `src/config/mod.rs`; a test keeps it equal to it
+This page is made from the tables in `src/config/mod.rs` and `src/config/namespace.rs`; a test keeps it equal to them
 (`UPDATE_DOCS=1 cargo test --test config` writes it anew).
 
 Each option has three spellings: a key in the TOML file named by `--config FILE` or `MEGASOCK_CONFIG`, a variable
@@ -24,12 +24,42 @@ max_message_bytes = \"64KiB\"
 |---|---|---|---|
 ";
 
+const NAMESPACES: &str = "
+# Namespaces
+
+Settings of channels and rooms by their names, in the TOML file alone:
+
+```toml
+[namespace.\"scores:*\"]
+history_count = 100
+history_age = \"5m\"
+slow_consumer = \"conflate\"
+
+[namespace.\"room:*\"]
+presence_events_max = 50
+```
+
+A pattern is a whole name, or the beginning of names followed by `*`. It stands in quotes. A room's name starts with
+`room:` here, so `[namespace.\"room:*\"]` is for all rooms. Of several patterns that fit a name, a whole name decides,
+else the longest beginning. Patterns do not add up: what the deciding one leaves out has the default below, whatever
+shorter ones say. `[namespace.\"*\"]` alone is more: it changes these defaults for all the others, rooms included.
+
+| key | default | in rooms | a value is | what it does |
+|---|---|---|---|---|
+";
+
 /// The page that documents every option.
 pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
     for option in OPTIONS {
         let (name, default) = (option.name, option.default);
         writeln!(page, "| `{name}` | `{default}` | {} | {} |", option.written, option.doc)
+            .expect("a String takes everything");
+    }
+    page.push_str(NAMESPACES);
+    for option in NAMESPACE_OPTIONS {
+        let (name, default, room) = (option.name, option.default, option.default_room);
+        writeln!(page, "| `{name}` | `{default}` | `{room}` | {} | {} |", option.written, option.doc)
             .expect("a String takes everything");
     }
     page

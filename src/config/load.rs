@@ -1,5 +1,6 @@
 //! Reads the options from file, environment and flags, lowest first, and collects every mistake on the way.
 
+use super::namespace::{self, namespace_option_named};
 use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin};
 use std::path::{Path, PathBuf};
 
@@ -42,8 +43,8 @@ impl Config {
     }
 }
 
-struct Loading {
-    config: Config,
+pub(super) struct Loading {
+    pub(super) config: Config,
     errors: Vec<ConfigError>,
 }
 
@@ -58,13 +59,18 @@ impl Loading {
             Ok(text) => match text.parse::<toml::Table>() {
                 Err(error) => {
                     let problem = format!("is not TOML:\n{}", error.to_string().trim_end());
-                    return self.refuse("", origin, problem, "mend it there".into());
+                    let fix = match problem.contains("[namespace.") {
+                        true => "a pattern stands in quotes, such as [namespace.\"scores:*\"]",
+                        false => "mend it there",
+                    };
+                    return self.refuse("", origin, problem, fix.into());
                 }
                 Ok(table) => table,
             },
         };
         for (key, value) in &table {
             match written(value) {
+                _ if key == namespace::KEY => self.namespaces(value, &origin),
                 Some(text) => self.set(key, &text, key, origin.clone()),
                 None => self.refuse(key, origin.clone(), "is a table or a date".into(), wanted(key)),
             }
@@ -90,13 +96,13 @@ impl Loading {
         }
     }
 
-    fn refuse(&mut self, option: &str, origin: Origin, problem: String, fix: String) {
+    pub(super) fn refuse(&mut self, option: &str, origin: Origin, problem: String, fix: String) {
         self.errors.push(ConfigError { option: option.to_owned(), origin, problem, fix });
     }
 }
 
 /// A TOML value as it would be written on the command line.
-fn written(value: &toml::Value) -> Option<String> {
+pub(super) fn written(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
@@ -112,10 +118,12 @@ fn written(value: &toml::Value) -> Option<String> {
 
 /// What to write for `name`: a value of its kind, or the option it was probably meant to be.
 fn wanted(name: &str) -> String {
-    match (option_named(name), suggestion(name)) {
-        (Some(option), _) => format!("write {}", option.written),
-        (None, Some(near)) => format!("did you mean {near}?"),
-        (None, None) => "docs/config.md lists all options".to_owned(),
+    let near = || suggestion(name).map(|near| format!("did you mean {near}?"));
+    match option_named(name) {
+        Some(option) => format!("write {}", option.written),
+        None => {
+            file_only(name).or_else(near).unwrap_or_else(|| "docs/config.md lists all options".to_owned())
+        }
     }
 }
 
@@ -124,15 +132,41 @@ pub fn option_named(name: &str) -> Option<&'static OptionSpec> {
     OPTIONS.iter().find(|option| option.name == name)
 }
 
-/// The option whose name is nearest to `name`, unless none is near.
+/// The option whose name is nearest to `name`, unless none is near or it has a place in the file alone.
 ///
 /// ```
 /// assert_eq!(megasock::config::suggestion("ping-intervall"), Some("ping_interval"));
 /// assert_eq!(megasock::config::suggestion("zzz"), None);
+/// assert_eq!(megasock::config::suggestion("slow-consumer"), None);
 /// ```
 pub fn suggestion(name: &str) -> Option<&'static str> {
+    match file_only(name) {
+        Some(_) => None,
+        None => nearest(name, OPTIONS.iter().map(|option| option.name)),
+    }
+}
+
+/// What to write in the file for a name that is of no flag, no variable and no key outside the namespaces.
+///
+/// ```
+/// assert!(megasock::config::file_only("slow-consumer").unwrap().starts_with("write slow_consumer in the TOML file"));
+/// assert_eq!(megasock::config::file_only("ping-interval"), None);
+/// ```
+pub fn file_only(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace('-', "_");
-    let nearness = |option: &OptionSpec| strsim::jaro_winkler(option.name, &name);
-    let nearest = OPTIONS.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b)))?;
-    (nearness(nearest) > 0.8).then_some(nearest.name)
+    match name.as_str() {
+        namespace::KEY | "namespaces" => Some(namespace::TABLE.to_owned()),
+        _ => namespace_option_named(&name).map(|option| {
+            let name = option.name;
+            format!("write {name} in the TOML file, below the topics it is for: [namespace.\"*\"] is all")
+        }),
+    }
+}
+
+/// The one of `names` that `name` was probably meant to be.
+pub(super) fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let name = name.to_lowercase().replace('-', "_");
+    let scored = names.map(|candidate| (strsim::jaro_winkler(candidate, &name), candidate));
+    let (nearness, nearest) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (nearness > 0.8).then_some(nearest)
 }

@@ -5,19 +5,25 @@
 //! the default. Every mistake in all of them is found before any is reported, each with where it came from and what to
 //! write instead.
 //!
+//! Settings of topics have a second table, [`NAMESPACE_OPTIONS`], whose rows stand in the TOML file alone, below the
+//! pattern of the topics they are for.
+//!
 //! Nothing here looks at the host or starts anything; lower layers never see a `Config`, each takes its own small
 //! struct.
 
 mod document;
 mod error;
 mod load;
+mod namespace;
 mod value;
 
 pub use document::markdown;
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use load::{Sources, option_named, suggestion};
+pub use load::{Sources, file_only, option_named, suggestion};
+pub use namespace::{NAMESPACE_OPTIONS, NamespaceOption};
 pub use value::LogFormat;
 
+use crate::hub::Namespaces;
 use std::net::SocketAddr;
 
 /// One row of the table.
@@ -56,6 +62,8 @@ macro_rules! options {
         #[derive(Debug, Clone, PartialEq)]
         pub struct Config {
             $(#[doc = $doc] pub $field: $type,)+
+            /// Settings of topics by the pattern of their names.
+            pub namespaces: Namespaces,
         }
 
         /// Every option, in the order of the documentation.
@@ -75,6 +83,7 @@ macro_rules! options {
             fn default() -> Config {
                 Config {
                     $($field: (value::$kind.parse)($default).expect("defaults are checked by a test"),)+
+                    namespaces: Namespaces::default(),
                 }
             }
         }
@@ -123,6 +132,21 @@ options! {
 
     "Bytes that may wait for a connection that does not read."
     send_queue_bytes_max => send_queue_bytes_max: usize = "1MiB" as SIZE;
+
+    "Bytes that all connections which do not read may make the server hold. When auto, a quarter of the memory."
+    slow_consumer_budget => slow_consumer_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO;
+
+    "Channels and rooms one connection may be in."
+    max_topics_per_connection => max_topics_per_connection: u32 = "128" as COUNT;
+
+    "Bytes of history each core keeps, over all its topics."
+    history_bytes_per_core => history_bytes_per_core: usize = "64MiB" as MEMORY;
+
+    "Name of this server, as clients and metrics see it. When auto, the host's."
+    server_id => server_id: Option<String> = "auto" as NAME_OR_AUTO;
+
+    "Serve strangers: a name given as `?user=` is refused, for anyone could claim any."
+    production => production: bool = "off" as SWITCH;
 
     "Serve the WebSocket echo at /echo."
     echo => echo: bool = "on" as SWITCH;

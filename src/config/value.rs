@@ -4,6 +4,7 @@
 //! nothing behind the configuration meets them.
 
 use crate::budget;
+use crate::hub::{Publishers, SlowConsumer};
 use std::net::SocketAddr;
 
 /// A kind of value: its name in `--help`, the words that say how to write one, and its reader.
@@ -65,7 +66,23 @@ pub(super) const COUNT: Kind<u32> = Kind {
 pub(super) const SIZE: Kind<usize> = Kind {
     name: "SIZE",
     written: "a size from 125B to 1GiB, such as 65536, 64KiB or 1MiB",
-    parse: |text| size_bytes(text).map(|bytes| bytes as usize),
+    parse: |text| size_between(text, "125B", "1GiB").map(|bytes| bytes as usize),
+};
+
+/// Memory that many connections or topics share.
+pub(super) const MEMORY: Kind<usize> = Kind {
+    name: "SIZE",
+    written: "a size from 64KiB to 1TiB, such as 64MiB or 2GiB",
+    parse: |text| size_between(text, "64KiB", "1TiB").map(|bytes| bytes as usize),
+};
+
+pub(super) const MEMORY_OR_AUTO: Kind<Option<u64>> = Kind {
+    name: "SIZE",
+    written: "auto or a size from 64KiB to 1TiB, such as 64MiB or 2GiB",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        _ => size_between(text, "64KiB", "1TiB").map(Some),
+    },
 };
 
 pub(super) const DURATION: Kind<u64> = Kind {
@@ -93,6 +110,57 @@ pub(super) const SWITCH: Kind<bool> = Kind {
     },
 };
 
+/// Nothing that JSON, a metric's label or a shell would have to escape.
+pub(super) const NAME_OR_AUTO: Kind<Option<String>> = Kind {
+    name: "NAME",
+    written: "auto or a name of 1 to 128 letters, digits and . _ : -",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        "" => Err("is empty".into()),
+        _ if text.len() > 128 => Err("is longer than 128 characters".into()),
+        _ => match text.chars().find(|c| !c.is_ascii_alphanumeric() && !"._:-".contains(*c)) {
+            Some(other) => Err(format!("has {other:?} in it")),
+            None => Ok(Some(text.to_owned())),
+        },
+    },
+};
+
+pub(super) const MESSAGES: Kind<usize> = Kind {
+    name: "COUNT",
+    written: "a number from 0 to 1000000",
+    parse: |text| in_range(text, 0, 1_000_000).map(|count| count as usize),
+};
+
+pub(super) const MEMBERS: Kind<u32> = Kind {
+    name: "COUNT",
+    written: "a number from 0 to 4294967295",
+    parse: |text| in_range(text, 0, u64::from(u32::MAX)).map(|count| count as u32),
+};
+
+pub(super) const PUBLISHERS: Kind<Publishers> = Kind {
+    name: "WHO",
+    written: "anyone, subscribers, users or server",
+    parse: |text| match text {
+        "anyone" => Ok(Publishers::Anyone),
+        "subscribers" => Ok(Publishers::Subscribers),
+        "users" => Ok(Publishers::Users),
+        "server" => Ok(Publishers::Server),
+        _ => Err("is none of those who can publish".into()),
+    },
+};
+
+pub(super) const SLOW_CONSUMER: Kind<SlowConsumer> = Kind {
+    name: "POLICY",
+    written: "disconnect, drop_newest, drop_oldest or conflate",
+    parse: |text| match text {
+        "disconnect" => Ok(SlowConsumer::Disconnect),
+        "drop_newest" => Ok(SlowConsumer::DropNewest),
+        "drop_oldest" => Ok(SlowConsumer::DropOldest),
+        "conflate" => Ok(SlowConsumer::Conflate),
+        _ => Err("is no policy".into()),
+    },
+};
+
 pub(super) const LOG_FILTER: Kind<String> = Kind {
     name: "FILTER",
     written: "off, error, warn, info, debug or trace, or levels by target such as info,megasock::reactor=debug",
@@ -116,8 +184,6 @@ const DURATION_MS_MAX: u64 = 7 * 24 * 3_600_000;
 const DURATION_UNITS_MS: &[(&str, u64)] =
     &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
 
-const SIZE_BYTES_MIN: u64 = 125;
-const SIZE_BYTES_MAX: u64 = 1 << 30;
 const SIZE_UNITS_BYTES: &[(&str, u64)] = &[
     ("", 1),
     ("B", 1),
@@ -127,6 +193,8 @@ const SIZE_UNITS_BYTES: &[(&str, u64)] = &[
     ("MiB", 1 << 20),
     ("GB", 1_000_000_000),
     ("GiB", 1 << 30),
+    ("TB", 1_000_000_000_000),
+    ("TiB", 1 << 40),
 ];
 
 fn duration_ms(text: &str) -> Result<u64, String> {
@@ -137,10 +205,12 @@ fn duration_ms(text: &str) -> Result<u64, String> {
     }
 }
 
-fn size_bytes(text: &str) -> Result<u64, String> {
-    match with_unit(text, SIZE_UNITS_BYTES, "size")? {
-        bytes if bytes < SIZE_BYTES_MIN => Err("is smaller than 125B, the longest control frame".into()),
-        bytes if bytes > SIZE_BYTES_MAX => Err("is larger than 1GiB".into()),
+/// A size no smaller than `least` and no larger than `most`, which are written as a user would write them.
+fn size_between(text: &str, least: &str, most: &str) -> Result<u64, String> {
+    let size_bytes = |text| with_unit(text, SIZE_UNITS_BYTES, "size");
+    match size_bytes(text)? {
+        bytes if bytes < size_bytes(least)? => Err(format!("is smaller than {least}")),
+        bytes if bytes > size_bytes(most)? => Err(format!("is larger than {most}")),
         bytes => Ok(bytes),
     }
 }
@@ -232,6 +302,30 @@ mod tests {
         }
         for text in ["124B", "2GiB", "64K", "1.5MiB", ""] {
             assert!((SIZE.parse)(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_may_be_larger_than_one_message() {
+        for (text, bytes) in [("64KiB", 64 << 10), ("8GiB", 8 << 30), ("1TB", 1_000_000_000_000)] {
+            assert_eq!((MEMORY.parse)(text), Ok(bytes), "{text}");
+            assert_eq!((MEMORY_OR_AUTO.parse)(text), Ok(Some(bytes as u64)), "{text}");
+        }
+        assert_eq!((MEMORY_OR_AUTO.parse)("auto"), Ok(None));
+        for (text, problem) in [("63KiB", "is smaller than 64KiB"), ("2TiB", "is larger than 1TiB")] {
+            assert_eq!((MEMORY.parse)(text), Err(problem.to_owned()), "{text}");
+            assert_eq!((MEMORY_OR_AUTO.parse)(text), Err(problem.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_named_so_that_nothing_needs_escaping() {
+        assert_eq!((NAME_OR_AUTO.parse)("auto"), Ok(None));
+        for name in ["n1", "eu-west_2.example:8080", &"n".repeat(128)] {
+            assert_eq!((NAME_OR_AUTO.parse)(name), Ok(Some(name.to_owned())));
+        }
+        for name in ["", "a b", "a\"", "ä", "a\n", &"n".repeat(129)] {
+            assert!((NAME_OR_AUTO.parse)(name).is_err(), "{name}");
         }
     }
 
