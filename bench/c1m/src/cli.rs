@@ -71,6 +71,9 @@ pub(crate) struct Options {
     /// Messages in flight on each connection of a closed loop [default: 1; 16 for pipeline]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) depth: Option<u32>,
+    /// Publications on their way at once in a closed loop: the next begins when every subscriber has received one
+    #[arg(long, global = true, default_value_t = 1, value_name = "N")]
+    pub(crate) outstanding: u32,
     /// Directory for report.json, report.html and server.log
     #[arg(long, global = true, default_value = "target/c1m", value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -101,7 +104,8 @@ pub(crate) enum Pin {
 #[derive(Args, Clone, PartialEq)]
 pub(crate) struct Turns {
     /// A running server: NAME=PID@ws://HOST:PORT/PATH, or tcp:// for a server that echoes bytes; the first is what the
-    /// others are compared with
+    /// others are compared with. For fanout a server sends what one client says to all; at a path of /ws it is spoken to
+    /// in megasock's channel protocol
     #[arg(long = "target", required = true, value_name = "NAME=PID@URL")]
     pub(crate) targets: Vec<String>,
     /// What is compared
@@ -128,6 +132,8 @@ pub(crate) struct Turns {
 pub(crate) enum TurnsRow {
     /// Closed-loop echo: server CPU per message
     Echo,
+    /// One publishes to all on one topic: server CPU per delivery
+    Fanout,
     /// Upgrades in slices: server CPU for each
     Ramp,
     /// Resident memory per idle connection

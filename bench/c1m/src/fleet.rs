@@ -42,6 +42,8 @@ pub(crate) struct Joint {
     pub(crate) wall: Duration,
     pub(crate) echoes: u64,
     pub(crate) unanswered: u64,
+    pub(crate) published: u64,
+    pub(crate) missing: u64,
     pub(crate) opened: u64,
     pub(crate) failures: BTreeMap<String, u64>,
     pub(crate) latency_us: Histogram<u32>,
@@ -53,6 +55,8 @@ impl Default for Joint {
             wall: Duration::ZERO,
             echoes: 0,
             unanswered: 0,
+            published: 0,
+            missing: 0,
             opened: 0,
             failures: BTreeMap::new(),
             latency_us: histogram(),
@@ -64,6 +68,8 @@ impl Joint {
     fn add(&mut self, outcome: Outcome) {
         self.echoes += outcome.echoes;
         self.unanswered += outcome.unanswered;
+        self.published += outcome.published;
+        self.missing += outcome.missing;
         self.opened += outcome.opened;
         for (reason, count) in outcome.failures {
             *self.failures.entry(reason).or_default() += count;

@@ -1,9 +1,10 @@
 //! `c1m`: opens up to a million WebSocket connections against a server and reports what it saw.
 //!
 //! The path through it: [`cli`] says what is wanted, [`rows`] plans it and puts its phases together from [`run`], which
-//! gives orders to a [`fleet`] of [`ring`]s and reads the host through [`observe`]; [`report`] is what comes out.
-//! [`turns`] compares servers side by side instead.
+//! gives orders to a [`fleet`] of [`ring`]s and reads the host through [`observe`]; [`report`] is what comes out. What is
+//! published is in [`topic`]. [`turns`] compares servers side by side instead.
 
+mod channels;
 mod cli;
 mod fleet;
 mod observe;
@@ -15,6 +16,7 @@ mod rows;
 mod run;
 mod server;
 mod target;
+mod topic;
 mod turns;
 mod wire;
 

@@ -1,9 +1,10 @@
-//! What the driver connects to: `ws://` with an upgrade and frames, or `tcp://` for a server that echoes bytes and knows
-//! no WebSocket (the bare floor).
+//! What the driver connects to, and what is spoken there: `ws://` with an upgrade and frames, or `tcp://` for a server
+//! that echoes bytes and knows no WebSocket (the bare floor).
 
-use megasock::Payload;
+use crate::topic::Topic;
 use megasock::proto::client;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 /// Connections to one destination address. An ephemeral range has 28,232 ports as shipped and the kernel searches one
 /// parity of it first, so beyond about 14,000 each connect walks thousands of taken ports.
@@ -13,13 +14,26 @@ pub(crate) const CONNECTIONS_PER_DESTINATION: u64 = 12_000;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &[u8; 28] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
+/// The channel every connection subscribes to.
+const CHANNEL: &str = "c1m";
+
 /// What is spoken over a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speech {
-    WebSocket,
+    /// Whatever is sent comes back as a message.
+    Echo,
     /// Whatever is sent comes back, byte for byte.
     Bytes,
+    /// Whatever one sends, all receive.
+    Topic,
+    /// megasock's channel protocol: each connection subscribes to one channel.
+    Channels,
 }
+
+/// The path of megasock's channel protocol.
+const CHANNELS_PATH: &str = "/ws";
+/// In a URL, it stands for the connection's number.
+const NUMBER: &str = "{n}";
 
 /// A server and the way to reach it.
 #[derive(Clone)]
@@ -32,17 +46,20 @@ pub(crate) struct Target {
     pub(crate) sources: Vec<IpAddr>,
     /// On loopback: connect from the very address that is connected to.
     mirrors: bool,
-    /// The upgrade request, the same for every connection.
-    pub(crate) request: Payload,
+    /// The upgrade request around the connection's number; where it has none, one part.
+    request: Vec<String>,
+    /// What is published there.
+    pub(crate) topic: Arc<Topic>,
 }
 
 impl Target {
-    /// Parses `ws://HOST:PORT/PATH` or `tcp://HOST:PORT`.
+    /// Parses `ws://HOST:PORT/PATH` or `tcp://HOST:PORT`. A path of `/ws` is megasock's channel protocol; any other is
+    /// an echo until [`Target::fans_out`] says otherwise.
     pub(crate) fn parse(url: &str, sources: &[IpAddr]) -> Result<Target, String> {
         let wrong = |why: &str| format!("{url}: {why}; expected ws://HOST:PORT/PATH or tcp://HOST:PORT");
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("no scheme"))?;
         let speech = match scheme {
-            "ws" => Speech::WebSocket,
+            "ws" => Speech::Echo,
             "tcp" => Speech::Bytes,
             "wss" => return Err(wrong("TLS is not spoken here")),
             _ => return Err(wrong("unknown scheme")),
@@ -55,15 +72,33 @@ impl Target {
         if addresses.is_empty() {
             return Err(wrong("no address"));
         }
-        let request = Payload::new(&[&client::upgrade_request(host, path, KEY)]);
+        let channels = speech == Speech::Echo && path.split('?').next() == Some(CHANNELS_PATH);
+        let request = String::from_utf8(client::upgrade_request(host, path, KEY))
+            .map_err(|_| wrong("not a request line"))?;
         Ok(Target {
             url: url.to_owned(),
-            speech,
+            speech: if channels { Speech::Channels } else { speech },
             addresses,
             sources: sources.to_vec(),
             mirrors: false,
-            request,
+            request: request.split(NUMBER).map(str::to_owned).collect(),
+            topic: Arc::new(Topic::new(CHANNEL)),
         })
+    }
+
+    /// What is said there goes to all who are connected.
+    pub(crate) fn fans_out(&mut self) -> Result<(), String> {
+        match self.speech {
+            Speech::Bytes => return Err(format!("{}: raw bytes have no topic", self.url)),
+            Speech::Echo => self.speech = Speech::Topic,
+            Speech::Topic | Speech::Channels => {}
+        }
+        Ok(())
+    }
+
+    /// The upgrade request of connection `n`.
+    pub(crate) fn request(&self, n: u64) -> Vec<u8> {
+        self.request.join(&n.to_string()).into_bytes()
     }
 
     /// Spreads `connections` over as many loopback addresses as they need; another host keeps its one address.
@@ -127,6 +162,19 @@ mod tests {
         for (url, why) in [("wss://h:1/", "TLS"), ("http://h/", "scheme"), ("127.0.0.1:80", "no scheme")] {
             assert!(Target::parse(url, &[]).err().unwrap().contains(why), "{url}");
         }
-        assert_eq!(Target::parse("tcp://127.0.0.1:7", &[]).unwrap().speech, Speech::Bytes);
+        let speech = |url| Target::parse(url, &[]).unwrap().speech;
+        assert_eq!(speech("tcp://127.0.0.1:7"), Speech::Bytes);
+        assert_eq!(speech("ws://127.0.0.1:7/wsx"), Speech::Echo);
+        assert_eq!(speech("ws://127.0.0.1:7/ws?user=u{n}"), Speech::Channels);
+    }
+
+    #[test]
+    fn each_connection_asks_under_its_own_number() {
+        let request = |url, n| {
+            let target = Target::parse(url, &[]).unwrap();
+            String::from_utf8(target.request(n)).unwrap()
+        };
+        assert!(request("ws://127.0.0.1:7/ws?user=u{n}", 12).starts_with("GET /ws?user=u12 HTTP/1.1\r\n"));
+        assert!(request("ws://127.0.0.1:7/echo", 12).starts_with("GET /echo HTTP/1.1\r\n"));
     }
 }

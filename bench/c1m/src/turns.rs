@@ -13,9 +13,9 @@ use crate::observe::network::Packets;
 use crate::plan::rings;
 use crate::report::Host;
 use crate::report::table::count;
-use crate::ring::Order;
+use crate::ring::{Order, Publish};
 use crate::rows::catch_interrupts;
-use crate::target::Target;
+use crate::target::{Speech, Target};
 use megasock::sys::host::{HostFacts, raise_nofile};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ struct Contender {
 /// One turn.
 #[derive(Clone, Copy)]
 struct Window {
-    /// Messages or upgrades.
+    /// Messages, deliveries or upgrades.
     done: u64,
     wall: Duration,
     server: Duration,
@@ -74,6 +74,7 @@ struct Comparison {
     connections: u64,
     payload_bytes: usize,
     depth: u32,
+    outstanding: u32,
     window_ms: u128,
     rounds: u32,
     warmup_rounds: u32,
@@ -94,6 +95,10 @@ struct Figures {
     us_per_message: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages_per_second: Option<Spread>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    us_per_delivery: Option<Spread>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliveries_per_second: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
     us_per_upgrade: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,6 +159,9 @@ pub(crate) fn compare(turns: &Turns, options: &Options) -> Result<ExitCode, Stri
     let mut first = 0;
     for contender in &mut contenders {
         let slots = rings(&facts, connections, 1);
+        if turns.compare == TurnsRow::Fanout {
+            contender.target.fans_out()?;
+        }
         contender.rings = (first..first + slots.len()).collect();
         first += slots.len();
         spans.push((contender.target.clone(), slots));
@@ -163,6 +171,7 @@ pub(crate) fn compare(turns: &Turns, options: &Options) -> Result<ExitCode, Stri
     let mut session = Session { turns, options, fleet, driver: ProcessCpu::of_this_program() };
     match turns.compare {
         TurnsRow::Echo => session.echo(&mut contenders),
+        TurnsRow::Fanout => session.fanout(&mut contenders),
         TurnsRow::Ramp => session.ramp(&mut contenders),
         TurnsRow::Idle => session.idle(&mut contenders),
     }
@@ -173,6 +182,7 @@ pub(crate) fn compare(turns: &Turns, options: &Options) -> Result<ExitCode, Stri
         connections,
         payload_bytes: options.payload,
         depth: options.depth.unwrap_or(1),
+        outstanding: options.outstanding,
         window_ms: turns.window.as_millis(),
         rounds: turns.rounds,
         warmup_rounds: turns.warmup,
@@ -240,9 +250,60 @@ impl Session<'_> {
                 }
                 let until = Instant::now() + self.turns.window;
                 let closed = Order::Closed { payload_bytes, connections: u32::MAX, depth, until };
-                self.take_turn(&mut contenders[at], |_| closed, |joint| joint.echoes);
+                self.take_turn(
+                    &mut contenders[at],
+                    |session, own| session.run(own, |_| closed),
+                    |joint| joint.echoes,
+                );
             }
         }
+    }
+
+    /// Opens everything, has each connection receive one publication, then lets the servers take turns. A turn ends with
+    /// the last delivery of its last publication.
+    fn fanout(&mut self, contenders: &mut [Contender]) {
+        for contender in contenders.iter_mut() {
+            let wanted = self.open(contender, 1.0);
+            let once = Publish { count: 1, ..self.publish(wanted, STAGE_MAX) };
+            let joint = self.run_publisher(contender, once);
+            if joint.published < 1 {
+                contender
+                    .fail(format!("{} of {wanted} received a publication", wanted - joint.missing), &joint);
+            }
+        }
+        for round in 0..self.rounds() {
+            for at in order(round, contenders.len()) {
+                if self.fleet.interrupted() {
+                    return;
+                }
+                let contender = &mut contenders[at];
+                let subscribers: u64 =
+                    contender.rings.iter().map(|&ring| u64::from(self.fleet.slots(ring))).sum();
+                let order = self.publish(subscribers, self.turns.window);
+                self.take_turn(
+                    contender,
+                    |session, contender| session.run_publisher(contender, order),
+                    |joint| joint.published * subscribers,
+                );
+            }
+        }
+    }
+
+    fn publish(&self, subscribers: u64, time: Duration) -> Publish {
+        Publish {
+            payload_bytes: self.options.payload,
+            subscribers: subscribers as u32,
+            outstanding: self.options.outstanding.max(1),
+            per_second: None,
+            count: u32::MAX,
+            until: Instant::now() + time,
+        }
+    }
+
+    /// The first ring publishes; the others of the server listen whatever they do.
+    fn run_publisher(&self, contender: &Contender, publish: Publish) -> Joint {
+        let deadline = Instant::now() + STAGE_MAX;
+        self.fleet.run(&contender.rings[..1], 1, deadline, |_| Order::Publish(publish), |_| {})
     }
 
     /// Opens a slice of the connections each turn.
@@ -260,7 +321,11 @@ impl Session<'_> {
                     in_flight,
                     per_second: None,
                 };
-                self.take_turn(&mut contenders[at], slice, |joint| joint.opened);
+                self.take_turn(
+                    &mut contenders[at],
+                    |session, own| session.run(own, slice),
+                    |joint| joint.opened,
+                );
             }
         }
     }
@@ -292,6 +357,9 @@ impl Session<'_> {
         if !opened.failures.is_empty() {
             contender.fail(format!("opening {wanted}"), &opened);
         }
+        if contender.target.speech == Speech::Topic {
+            return wanted; // whatever one says goes to all
+        }
         let sweep = Order::Sweep { payload_bytes: self.options.payload, window: 64, until: None };
         let echoed = self.run(contender, |_| sweep);
         if echoed.echoes < wanted {
@@ -307,14 +375,14 @@ impl Session<'_> {
     fn take_turn(
         &mut self,
         contender: &mut Contender,
-        order_of: impl Fn(usize) -> Order,
+        work: impl Fn(&Session, &Contender) -> Joint,
         done: impl Fn(&Joint) -> u64,
     ) {
         if contender.failed.is_some() {
             return;
         }
         let (server, driver, host) = (contender.cpu.used(), self.driver.used(), host_busy());
-        let joint = self.run(contender, order_of);
+        let joint = work(self, contender);
         std::thread::sleep(SETTLE);
         contender.windows.push(Window {
             done: done(&joint),
@@ -323,8 +391,10 @@ impl Session<'_> {
             driver: self.driver.used().saturating_sub(driver),
             host: host_busy().saturating_sub(host),
         });
-        if !joint.failures.is_empty() || joint.unanswered > 0 {
-            contender.fail(format!("{} messages unanswered", joint.unanswered), &joint);
+        if !joint.failures.is_empty() || joint.unanswered + joint.missing > 0 {
+            let what =
+                format!("{} messages unanswered, {} deliveries missing", joint.unanswered, joint.missing);
+            contender.fail(what, &joint);
         }
     }
 }
@@ -368,11 +438,14 @@ fn figures(contenders: &[Contender], turns: &Turns) -> Vec<Figures> {
         }
         let cpu = Spread::of(windows.iter().map(Window::server_us));
         let rate = Spread::of(windows.iter().map(Window::per_second));
-        if turns.compare == TurnsRow::Ramp {
-            (figures.us_per_upgrade, figures.upgrades_per_second) = (cpu, rate);
-        } else {
-            (figures.us_per_message, figures.messages_per_second) = (cpu, rate);
-        }
+        let (us_each, per_second) = match turns.compare {
+            TurnsRow::Ramp => (&mut figures.us_per_upgrade, &mut figures.upgrades_per_second),
+            TurnsRow::Fanout => (&mut figures.us_per_delivery, &mut figures.deliveries_per_second),
+            TurnsRow::Echo | TurnsRow::Idle => {
+                (&mut figures.us_per_message, &mut figures.messages_per_second)
+            }
+        };
+        (*us_each, *per_second) = (cpu, rate);
         let pairs = || windows.iter().zip(&first);
         figures.cpu_ratio = Spread::of(pairs().map(|(own, first)| own.server_us() / first.server_us()));
         figures.rate_ratio = Spread::of(pairs().map(|(own, first)| own.per_second() / first.per_second()));
@@ -397,8 +470,8 @@ fn table(comparison: &Comparison) -> String {
     let width = comparison.targets.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
     for target in &comparison.targets {
         let mut line = format!("  {:<width$}", target.name);
-        let cpu = target.us_per_message.or(target.us_per_upgrade);
-        let rate = target.messages_per_second.or(target.upgrades_per_second);
+        let cpu = target.us_per_message.or(target.us_per_delivery).or(target.us_per_upgrade);
+        let rate = target.messages_per_second.or(target.deliveries_per_second).or(target.upgrades_per_second);
         if let (Some(cpu), Some(rate)) = (cpu, rate) {
             let busy = format!(
                 "server {:.2} driver {:.2} cores, limit: {}",

@@ -3,6 +3,7 @@
 //!
 //! The reader verifies a message as its bytes arrive; it never collects one. A frame may be cut anywhere.
 
+use crate::channels;
 use crate::target::Speech;
 use megasock::proto::client;
 use megasock::proto::frame::{Header, Opcode};
@@ -24,8 +25,8 @@ impl Script {
     /// Messages of `payload_bytes`; over raw TCP as many bytes as the frame would have.
     pub(crate) fn new(speech: Speech, payload_bytes: usize) -> Script {
         let message_bytes = match speech {
-            Speech::WebSocket => payload_bytes,
             Speech::Bytes => payload_bytes + masked_header_bytes(payload_bytes),
+            _ => payload_bytes,
         };
         // A run of letters of no short period, so that bytes of another position do not match by chance.
         let mut state = 1u32;
@@ -37,23 +38,46 @@ impl Script {
         Script { speech, message_bytes, filler, scratch: Vec::with_capacity(message_bytes) }
     }
 
-    /// Appends message `number` of `connection` as it goes over the wire.
+    /// Payloads of publications: the same content, whoever speaks them.
+    pub(crate) fn payloads(payload_bytes: usize) -> Script {
+        Script::new(Speech::Topic, payload_bytes)
+    }
+
+    /// Appends message `number` of `connection` as it goes over the wire. In channels that is a ping.
     pub(crate) fn say(&mut self, out: &mut Vec<u8>, connection: u32, number: u32) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        scratch.extend(stamp(connection, number).into_iter().take(self.message_bytes));
-        while scratch.len() < self.message_bytes {
-            let run = self.filler_at(scratch.len(), number);
-            scratch.extend_from_slice(&run[..run.len().min(self.message_bytes - scratch.len())]);
-        }
         match self.speech {
-            Speech::WebSocket => {
-                let key = number.wrapping_mul(0x9E37_79B9) ^ connection;
-                client::encode_masked(out, Opcode::Text, key.to_le_bytes(), &scratch);
+            Speech::Bytes => self.write(out, connection, number),
+            Speech::Channels => frame(out, connection, number, channels::ping(number).as_bytes()),
+            Speech::Echo | Speech::Topic => {
+                self.write(&mut scratch, connection, number);
+                frame(out, connection, number, &scratch);
             }
-            Speech::Bytes => out.extend_from_slice(&scratch),
         }
         self.scratch = scratch;
+    }
+
+    /// Appends the content of message `number` of `connection`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, connection: u32, number: u32) {
+        let start = out.len();
+        out.extend(stamp(connection, number).into_iter().take(self.message_bytes));
+        while out.len() - start < self.message_bytes {
+            let at = out.len() - start;
+            let run = self.filler_at(at, number);
+            out.extend_from_slice(&run[..run.len().min(self.message_bytes - at)]);
+        }
+    }
+
+    /// Connection and number that a message names.
+    pub(crate) fn stamped(message: &[u8]) -> Option<(u32, u32)> {
+        let digit = |byte: &u8| DIGITS.iter().position(|digit| digit == byte);
+        let value = message
+            .get(..STAMP_BYTES)?
+            .iter()
+            .rev()
+            .try_fold(0u64, |value, byte| Some(value << 4 | digit(byte)? as u64))?;
+        Some(((value >> 32) as u32, value as u32))
     }
 
     /// Whether `bytes` are what message `number` of `connection` has from `at` on.
@@ -87,6 +111,12 @@ impl Script {
     fn filler_at(&self, at: usize, number: u32) -> &[u8] {
         &self.filler[(at + number as usize) % FILLER_BYTES..]
     }
+}
+
+/// Appends a masked text frame; the key is different each time and can be computed again.
+pub(crate) fn frame(out: &mut Vec<u8>, connection: u32, number: u32, text: &[u8]) {
+    let key = number.wrapping_mul(0x9E37_79B9) ^ connection;
+    client::encode_masked(out, Opcode::Text, key.to_le_bytes(), text);
 }
 
 fn stamp(connection: u32, number: u32) -> [u8; STAMP_BYTES] {
@@ -302,7 +332,7 @@ mod tests {
     #[test]
     fn any_cut_of_the_stream_gives_the_same_messages() {
         for payload_bytes in [1, 15, 64, 125, 126, 5000, 70_000] {
-            let mut script = Script::new(Speech::WebSocket, payload_bytes);
+            let mut script = Script::new(Speech::Echo, payload_bytes);
             let first = text(&mut script, 9, 0);
             let second = text(&mut script, 9, 1);
             let (head, tail) = second.split_at(payload_bytes / 2);
@@ -324,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_wrong_byte_number_or_length_is_seen() {
-        let mut script = Script::new(Speech::WebSocket, 300);
+        let mut script = Script::new(Speech::Echo, 300);
         let good = text(&mut script, 5, 77);
         assert!(script.matches(5, 77, 0, &good));
         for at in 0..good.len() {
@@ -349,11 +379,18 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_is_read_as_it_was_written() {
+        let mut script = Script::new(Speech::Echo, 64);
+        assert_eq!(Script::stamped(&text(&mut script, 0xC1A0_70C1, 77)), Some((0xC1A0_70C1, 77)));
+        assert_eq!((Script::stamped(b"0123"), Script::stamped(b"0123456789abcdeF")), (None, None));
+    }
+
+    #[test]
     fn raw_bytes_are_as_long_as_the_frame_would_be() {
         let mut frame = Vec::new();
         for payload_bytes in [64, 125, 126, 70_000] {
             frame.clear();
-            Script::new(Speech::WebSocket, payload_bytes).say(&mut frame, 1, 1);
+            Script::new(Speech::Echo, payload_bytes).say(&mut frame, 1, 1);
             assert_eq!(Script::new(Speech::Bytes, payload_bytes).message_bytes(), frame.len());
         }
     }

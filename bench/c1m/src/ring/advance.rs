@@ -1,8 +1,9 @@
 //! How a work goes forward: what it starts each turn, and what an opened, answered or ended connection means to it.
 
 use super::peer::Phase;
-use super::work::{Kind, Order, Work};
+use super::work::{Kind, Order, Work, histogram};
 use super::{Ring, Script};
+use crate::target::Speech;
 use std::time::Instant;
 
 /// Connections closed at a time.
@@ -46,6 +47,8 @@ impl Ring {
                 let connections = connections.min(slots);
                 (Some(payload_bytes), Kind::Closed { next: 0, connections, depth, until_us: us(until) })
             }
+            Order::Publish(order) => (None, self.publication(order, us(order.until))),
+            Order::Collect => (None, Kind::Collect),
             Order::Cut => (None, Kind::Cut { next: 0 }),
         };
         if let Some(bytes) = payload_bytes {
@@ -63,10 +66,17 @@ impl Ring {
                 Kind::Sweep { .. } => self.sweep_next(&mut work),
                 Kind::Paced { .. } => self.send_due(&mut work),
                 Kind::Closed { .. } => self.fill_pipelines(&mut work),
+                Kind::Publish { .. } => self.publish_next(&mut work),
+                Kind::Collect => {
+                    work.outcome.latency_us = std::mem::replace(&mut self.delivery_us, histogram());
+                    work.draining = true;
+                }
                 Kind::Cut { .. } => self.cut_next(&mut work),
             }
         }
+        self.note_received(&mut work);
         if work.draining && work.in_flight == 0 {
+            work.outcome.failures = std::mem::take(&mut self.failures);
             work.outcome.elapsed_us = self.now_us.saturating_sub(work.started_us).max(1);
             self.pool.trim(super::BUFFERS_IDLE);
             // The coordinator may be gone: then the next order is to quit.
@@ -195,7 +205,7 @@ impl Ring {
     }
 
     fn write_messages(&mut self, slot: u32, count: u32, due_us: u64, bytes: &mut Vec<u8>) {
-        let number = (self.spec.first + u64::from(slot)) as u32;
+        let number = self.number(slot) as u32;
         let peer = &mut self.peers[slot as usize];
         peer.due_us = due_us;
         for _ in 0..count {
@@ -222,7 +232,19 @@ impl Ring {
         }
     }
 
-    /// The upgrade is through.
+    /// The upgrade is through; in channels the connection is open once its subscription stands.
+    pub(super) fn upgraded(&mut self, slot: u32) {
+        match self.spec.target.speech {
+            Speech::Channels => self.subscribe(slot),
+            Speech::Topic => {
+                self.peers[slot as usize].next = self.spec.target.topic.first_for(None);
+                self.opened(slot);
+            }
+            Speech::Echo | Speech::Bytes => self.opened(slot),
+        }
+    }
+
+    /// The connection is as it should be.
     pub(super) fn opened(&mut self, slot: u32) {
         let peer = &mut self.peers[slot as usize];
         peer.phase = Phase::Open;
@@ -245,23 +267,29 @@ impl Ring {
 
     /// A connection ended without being told to: 0 is end of stream or a broken protocol, otherwise a negated errno.
     pub(super) fn end(&mut self, slot: u32, result: i32) {
-        let peer = &self.peers[slot as usize];
-        let outstanding = peer.outstanding();
         let reason = match result {
             0 => "closed by the server".to_owned(),
             errno => std::io::Error::from_raw_os_error(-errno).to_string(),
         };
+        if matches!(self.peers[slot as usize].phase, Phase::Connecting | Phase::Upgrading) {
+            self.tally.refused += u64::from([0, -ECONNRESET, -ECONNREFUSED].contains(&result));
+        }
+        self.end_because(slot, reason);
+    }
+
+    /// Gives a connection up.
+    pub(super) fn end_because(&mut self, slot: u32, reason: String) {
+        let peer = &self.peers[slot as usize];
         match peer.phase {
-            Phase::Connecting | Phase::Upgrading => {
-                self.tally.refused += u64::from([0, -ECONNRESET, -ECONNREFUSED].contains(&result));
-                let stage = if peer.phase == Phase::Connecting { "connect" } else { "upgrade" };
-                self.failed(format!("{stage}: {reason}"));
-            }
+            Phase::Connecting => self.failed(format!("connect: {reason}")),
+            Phase::Upgrading => self.failed(format!("upgrade: {reason}")),
+            Phase::Joining => self.failed(format!("subscribe: {reason}")),
             Phase::Open => {
+                let outstanding = peer.outstanding();
                 self.tally.open -= 1;
                 self.tally.lost += 1;
+                *self.failures.entry(format!("lost: {reason}")).or_default() += 1;
                 if let Some(work) = &mut self.work {
-                    *work.outcome.failures.entry(format!("lost: {reason}")).or_default() += 1;
                     work.in_flight -= outstanding;
                     work.outcome.unanswered += u64::from(outstanding);
                 }
@@ -273,9 +301,9 @@ impl Ring {
 
     fn failed(&mut self, reason: String) {
         self.tally.failed += 1;
+        *self.failures.entry(reason).or_default() += 1;
         if let Some(work) = &mut self.work {
             work.in_flight -= 1;
-            *work.outcome.failures.entry(reason).or_default() += 1;
         }
     }
 
@@ -305,11 +333,16 @@ impl Ring {
                     self.failed("connect: no answer".into());
                 }
                 Phase::Open if peer.outstanding() > 0 => self.end(slot, -ETIMEDOUT),
-                Phase::Upgrading => self.end(slot, -ETIMEDOUT),
+                Phase::Upgrading | Phase::Joining => self.end(slot, -ETIMEDOUT),
                 _ => {}
             }
         }
         if let Some(work) = &mut self.work {
+            if let Kind::Publish { oldest, .. } = work.kind {
+                let topic = &self.spec.target.topic;
+                let missing = (oldest..topic.published()).map(|number| u64::from(topic.missing(number)));
+                work.outcome.missing = missing.sum();
+            }
             work.in_flight = 0;
         }
     }

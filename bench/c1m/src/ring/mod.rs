@@ -5,11 +5,14 @@
 //! Nothing here locks: orders come by channel and bell, counts go out as relaxed atomics once a turn.
 
 mod advance;
+mod listen;
 mod peer;
+mod publish;
 mod work;
 
 use crate::target::{ACCEPT, Speech, Target};
 use crate::wire::{Heard, Script, hear, hear_bytes};
+use hdrhistogram::Histogram;
 use megasock::budget::CoreBudget;
 use megasock::buf::{Pool, Segment, SendQueue};
 use megasock::proto::client;
@@ -18,7 +21,7 @@ use megasock::sys::uring::Uring;
 use megasock::sys::wake::Waker;
 use megasock::sys::{Completion, Inbound, Io, Outbound, RingError};
 use peer::{AGAIN, ARMED, HUNG, Peer, Phase, RECEIVING, SENDING, SPOKE};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +29,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 use work::Work;
 
-pub(crate) use work::{Order, Outcome, histogram};
+pub(crate) use work::{Order, Outcome, Publish, histogram};
 
 const POLL_HUNG: i32 = 0x10 | 0x2000; // POLLHUP | POLLRDHUP
 /// Receive buffers a ring may hold at once; a burst beyond it waits a turn.
@@ -51,33 +54,44 @@ pub(crate) struct Tally {
     pub(crate) mismatched: u64,
     /// Pings answered.
     pub(crate) pings: u64,
+    /// Deliveries, each the right one.
+    pub(crate) deliveries: u64,
+    /// Deliveries that were altered, doubled, out of order, or came where another was due.
+    pub(crate) misdelivered: u64,
+    /// Gaps the server told of.
+    pub(crate) gaps: u64,
 }
+
+const COUNTERS: usize = 10;
 
 impl Tally {
     /// Changes exactly when a work gets further: pings go on whatever it does, and a lost connection is no progress.
     pub(crate) fn progress(&self) -> [u64; 3] {
-        [self.open + self.lost, self.failed, self.echoes]
+        [self.open + self.lost, self.failed, self.echoes + self.deliveries]
     }
 
-    fn fields(&self) -> [u64; 7] {
-        [self.open, self.failed, self.refused, self.lost, self.echoes, self.mismatched, self.pings]
+    fn fields(&self) -> [u64; COUNTERS] {
+        let Tally { open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps } =
+            *self;
+        [open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps]
     }
 
-    fn from_fields([open, failed, refused, lost, echoes, mismatched, pings]: [u64; 7]) -> Tally {
-        Tally { open, failed, refused, lost, echoes, mismatched, pings }
+    fn from_fields(fields: [u64; COUNTERS]) -> Tally {
+        let [open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps] = fields;
+        Tally { open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps }
     }
 }
 
 impl std::iter::Sum for Tally {
     fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
-        let add = |a: [u64; 7], b: Tally| std::array::from_fn(|at| a[at] + b.fields()[at]);
-        Tally::from_fields(tallies.fold([0; 7], add))
+        let add = |a: [u64; COUNTERS], b: Tally| std::array::from_fn(|at| a[at] + b.fields()[at]);
+        Tally::from_fields(tallies.fold([0; COUNTERS], add))
     }
 }
 
 /// A ring's tally as other threads see it.
 #[derive(Default)]
-pub(crate) struct Published([AtomicU64; 7]);
+pub(crate) struct Published([AtomicU64; COUNTERS]);
 
 impl Published {
     pub(crate) fn load(&self) -> Tally {
@@ -128,6 +142,14 @@ pub(crate) struct Ring {
     backlog: HashMap<u32, SendQueue>,
     /// Slots that wait for a receive buffer.
     starved: Vec<u32>,
+    /// Deliveries that came in pieces, until they are whole.
+    pieces: HashMap<u32, Vec<u8>>,
+    /// What a delivery must be.
+    payloads: Script,
+    /// Time from a publication to each of its deliveries, since it was last asked for.
+    delivery_us: Histogram<u32>,
+    /// Why connections failed or were lost, since the last work ended.
+    failures: BTreeMap<String, u64>,
     random: u64,
 }
 
@@ -158,6 +180,10 @@ impl Ring {
             spoke: Vec::new(),
             backlog: HashMap::new(),
             starved: Vec::new(),
+            pieces: HashMap::new(),
+            payloads: Script::payloads(0),
+            delivery_us: histogram(),
+            failures: BTreeMap::new(),
             random: 0x9E37_79B9_7F4A_7C15 ^ (spec.first << 1),
             spec,
             wires,
@@ -195,7 +221,7 @@ impl Ring {
             let Completion::Unsent { id, rest, result } = completion else { return true };
             let taken = std::mem::replace(rest, Outbound::Segment(Segment::Bytes(Vec::new(), 0..0)));
             let peer = &mut self.peers[id.slot as usize];
-            if peer.generation != id.generation || !matches!(peer.phase, Phase::Upgrading | Phase::Open) {
+            if peer.generation != id.generation || !peer.phase.is_live() {
                 return false; // closed in the same turn
             }
             if *result == 0 || -*result == EAGAIN {
@@ -217,7 +243,7 @@ impl Ring {
         for slot in ready {
             let queue = self.backlog.remove(&slot).expect("just listed");
             let id = self.peers[slot as usize].id(slot);
-            if self.peers[slot as usize].phase == Phase::Open {
+            if self.peers[slot as usize].phase.is_live() {
                 self.mark_spoke(slot);
                 self.io.send_now(id, Outbound::Queue(Box::new(queue)));
             }
@@ -263,11 +289,11 @@ impl Ring {
         peer.set(ARMED);
         peer.phase = Phase::Upgrading;
         match self.spec.target.speech {
-            Speech::WebSocket => {
-                self.mark_spoke(slot);
-                self.io.send_now(id, Outbound::Segment(Segment::payload(self.spec.target.request.clone())));
-            }
             Speech::Bytes => self.opened(slot),
+            Speech::Echo | Speech::Topic | Speech::Channels => {
+                let request = self.spec.target.request(self.number(slot));
+                self.say(slot, request);
+            }
         }
         self.io.poll(id);
     }
@@ -279,7 +305,7 @@ impl Ring {
         }
         match peer.phase {
             Phase::Closing => self.release(slot),
-            Phase::Upgrading | Phase::Open => {
+            Phase::Upgrading | Phase::Joining | Phase::Open => {
                 if result > 0 && result & POLL_HUNG != 0 {
                     peer.set(HUNG);
                 }
@@ -296,7 +322,7 @@ impl Ring {
 
     fn receive(&mut self, slot: u32) {
         let peer = &mut self.peers[slot as usize];
-        if !matches!(peer.phase, Phase::Upgrading | Phase::Open) {
+        if !peer.phase.is_live() {
             return;
         }
         if peer.is(RECEIVING) {
@@ -319,7 +345,7 @@ impl Ring {
         peer.clear(RECEIVING | AGAIN);
         match peer.phase {
             Phase::Closing => return self.release(slot),
-            Phase::Upgrading | Phase::Open => {}
+            Phase::Upgrading | Phase::Joining | Phase::Open => {}
             Phase::Free | Phase::Connecting | Phase::Abandoned => return,
         }
         if result == -EAGAIN {
@@ -335,7 +361,10 @@ impl Ring {
         if self.peers[slot as usize].phase == Phase::Upgrading && !self.read_upgrade(slot, &mut input) {
             return;
         }
-        self.read_messages(slot, input);
+        match self.spec.target.speech {
+            Speech::Echo | Speech::Bytes => self.read_messages(slot, input),
+            Speech::Topic | Speech::Channels => self.listen(slot, input),
+        }
         if again {
             self.receive(slot);
         }
@@ -354,7 +383,7 @@ impl Ring {
             }
             Ok(Some(response)) if response.status == 101 && response.accept.as_ref() == Some(ACCEPT) => {
                 *input = &input[response.consumed - partial.kept.len()..];
-                self.opened(slot);
+                self.upgraded(slot);
                 true
             }
             Ok(Some(response)) => {
@@ -369,15 +398,15 @@ impl Ring {
     }
 
     fn read_messages(&mut self, slot: u32, mut input: &[u8]) {
-        let number = (self.spec.first + u64::from(slot)) as u32;
+        let number = self.number(slot) as u32;
         let message_bytes = self.script.message_bytes();
         let mut pongs = Vec::new();
         let mut verified = 0;
         let fault = loop {
             let peer = &mut self.peers[slot as usize];
             let heard = match self.spec.target.speech {
-                Speech::WebSocket => hear(&mut peer.partial, &mut input),
                 Speech::Bytes => Ok(hear_bytes(&mut peer.partial, &mut input, message_bytes)),
+                _ => hear(&mut peer.partial, &mut input),
             };
             match heard {
                 Ok(None) => break false,
@@ -410,6 +439,11 @@ impl Ring {
         if !pongs.is_empty() {
             self.say(slot, pongs);
         }
+    }
+
+    /// The connection's own number among all of the server.
+    fn number(&self, slot: u32) -> u64 {
+        self.spec.first + u64::from(slot)
     }
 
     /// Sends `bytes` now, or behind what is in flight.
@@ -458,6 +492,7 @@ impl Ring {
             self.io.cancel_send(id);
         }
         self.backlog.remove(&slot);
+        self.pieces.remove(&slot);
         self.release(slot);
     }
 

@@ -1,4 +1,4 @@
-//! What the driver remembers of one connection: a quarter of what the server may, so that a million of them are no
+//! What the driver remembers of one connection: a third of what the server may, so that a million of them are no
 //! burden on the host under test.
 
 use crate::wire::Partial;
@@ -10,6 +10,8 @@ pub(super) enum Phase {
     Free,
     Connecting,
     Upgrading,
+    /// Upgraded; its subscription is not confirmed yet.
+    Joining,
     Open,
     /// Waiting for its last completions; counted already.
     Closing,
@@ -39,13 +41,22 @@ pub(super) struct Peer {
     /// Messages sent and echoes verified on this slot, wrapping. Between works they are equal.
     pub(super) sent: u32,
     pub(super) heard: u32,
+    /// The publication it must receive next.
+    pub(super) next: u32,
     /// How often the slot was freed.
     pub(super) generation: u32,
     pub(super) phase: Phase,
     pub(super) flags: u8,
 }
 
-const _: () = assert!(size_of::<Peer>() <= 32);
+const _: () = assert!(size_of::<Peer>() <= 40);
+
+impl Phase {
+    /// Connected, so that bytes come and go.
+    pub(super) fn is_live(self) -> bool {
+        matches!(self, Phase::Upgrading | Phase::Joining | Phase::Open)
+    }
+}
 
 impl Peer {
     pub(super) fn is(&self, flags: u8) -> bool {

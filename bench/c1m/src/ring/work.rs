@@ -19,6 +19,11 @@ pub(crate) enum Order {
     Paced { payload_bytes: usize, per_second: f64, from: Instant, until: Instant },
     /// Closed loop: `depth` messages unanswered on each of the first `connections` at all times.
     Closed { payload_bytes: usize, connections: u32, depth: u32, until: Instant },
+    /// The ring's first connection publishes, `outstanding` at a time: as soon as all subscribers have received one,
+    /// or so many a second, whether or not earlier ones have arrived. It ends with the time or the count.
+    Publish(Publish),
+    /// Ends at once, with the latency of all deliveries since the last such order.
+    Collect,
     /// Close every connection.
     Cut,
     /// Start nothing new; the work ends when everything in flight has ended.
@@ -29,6 +34,17 @@ pub(crate) enum Order {
     Quit,
 }
 
+/// A work of publications.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Publish {
+    pub(crate) payload_bytes: usize,
+    pub(crate) subscribers: u32,
+    pub(crate) outstanding: u32,
+    pub(crate) per_second: Option<f64>,
+    pub(crate) count: u32,
+    pub(crate) until: Instant,
+}
+
 /// How a work ended.
 pub(crate) struct Outcome {
     pub(crate) ring: usize,
@@ -37,10 +53,14 @@ pub(crate) struct Outcome {
     pub(crate) echoes: u64,
     /// Messages whose echo did not come before the end.
     pub(crate) unanswered: u64,
+    /// Publications that every subscriber has received, and the deliveries that others lack.
+    pub(crate) published: u64,
+    pub(crate) missing: u64,
     /// Connections opened, and those that failed by reason.
     pub(crate) opened: u64,
     pub(crate) failures: BTreeMap<String, u64>,
-    /// Time from the intended send to the echo, or from connect to upgrade.
+    /// Time from the intended send to the echo, or from connect to upgrade; of publications, to the last subscriber, and
+    /// as the answer to [`Order::Collect`] to each.
     pub(crate) latency_us: Histogram<u32>,
 }
 
@@ -64,11 +84,41 @@ pub(super) struct Work {
 }
 
 pub(super) enum Kind {
-    Ramp { next: u32, count: u32, window: u32, per_second: Option<f64> },
-    Sweep { next: u32, window: u32, until_us: Option<u64> },
-    Paced { next_us: f64, interval_us: f64, until_us: u64, retry_us: u64 },
-    Closed { next: u32, connections: u32, depth: u32, until_us: u64 },
-    Cut { next: u32 },
+    Ramp {
+        next: u32,
+        count: u32,
+        window: u32,
+        per_second: Option<f64>,
+    },
+    Sweep {
+        next: u32,
+        window: u32,
+        until_us: Option<u64>,
+    },
+    Paced {
+        next_us: f64,
+        interval_us: f64,
+        until_us: u64,
+        retry_us: u64,
+    },
+    Closed {
+        next: u32,
+        connections: u32,
+        depth: u32,
+        until_us: u64,
+    },
+    /// `oldest` is the first publication not yet received by all.
+    Publish {
+        order: Publish,
+        until_us: u64,
+        left: u32,
+        oldest: u32,
+        next_us: f64,
+    },
+    Collect,
+    Cut {
+        next: u32,
+    },
 }
 
 impl Work {
@@ -78,6 +128,8 @@ impl Work {
             elapsed_us: 0,
             echoes: 0,
             unanswered: 0,
+            published: 0,
+            missing: 0,
             opened: 0,
             failures: BTreeMap::new(),
             latency_us: histogram(),
@@ -92,12 +144,16 @@ impl Work {
             Kind::Ramp { next, window, per_second: Some(rate), .. } if self.in_flight < *window => {
                 Some(self.started_us + (f64::from(*next) * 1e6 / rate) as u64)
             }
-            Kind::Ramp { .. } | Kind::Cut { .. } => None,
+            Kind::Ramp { .. } | Kind::Cut { .. } | Kind::Collect => None,
             Kind::Sweep { until_us, .. } => *until_us,
             Kind::Paced { next_us, until_us, retry_us, .. } => {
                 Some((*next_us as u64).min(*until_us).max(*retry_us))
             }
             Kind::Closed { until_us, .. } => Some(*until_us),
+            Kind::Publish { order, until_us, next_us, .. } => Some(match order.per_second {
+                Some(_) => (*next_us as u64).min(*until_us),
+                None => *until_us,
+            }),
         }
     }
 }
