@@ -253,8 +253,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.drain = Some(Drain { told: end, deadline_tick, is_over, is_counted });
     }
 
-    /// Whether the reactor may end: it was told to, and the time is up, or nobody is left here and with its siblings.
-    /// Until then it goes on accepting, to answer 503: a closed listener would reset its share of the newcomers.
+    /// Whether the reactor may end: it was told to, nobody is left or the time is up, here and with its siblings, and
+    /// what those have posted is handled. Until then it goes on accepting, to answer 503: a closed listener would reset
+    /// its share of the newcomers.
     pub(super) fn is_drained(&mut self) -> bool {
         let is_empty = self.conns.is_empty() && !self.drain_has_steps();
         let Some(drain) = &mut self.drain else { return false };
@@ -262,6 +263,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             drain.is_counted = true;
             self.siblings.fetch_sub(1, Ordering::AcqRel);
         }
-        drain.is_over || (is_empty && self.siblings.load(Ordering::Acquire) == 0)
+        (drain.is_over || is_empty) && self.siblings.load(Ordering::Acquire) == 0 && self.incoming.is_empty()
     }
 }

@@ -29,9 +29,11 @@ pub struct Mailbox<M> {
 }
 
 impl<M> Mailbox<M> {
-    /// Marks the core parked; false if there is mail after all, and it must not wait.
+    /// Marks the core parked; false if there is mail after all, of threads or of other cores, and it must not wait.
     pub(super) fn park(&self) -> bool {
-        self.waker.park();
+        if !self.waker.park() {
+            return false;
+        }
         if self.mail.is_empty() {
             return true;
         }

@@ -12,6 +12,7 @@ mod accept;
 mod close;
 mod conn;
 mod mail;
+mod mesh;
 mod recv;
 mod request;
 mod send;
@@ -19,6 +20,7 @@ mod stats;
 mod timers;
 
 pub use mail::{Control, Mailbox};
+pub use mesh::{Mesh, mesh};
 pub use stats::{Counter, Counters, Totals};
 
 use crate::budget::CoreBudget;
@@ -28,6 +30,7 @@ use crate::handler::{Action, Handler, Outbox};
 use crate::proto::message::Limits;
 use crate::sys::{Completion, ConnId, Io, RingError};
 use conn::{Conn, flag};
+use mesh::Incoming;
 use request::PartialHead;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -105,6 +108,8 @@ pub struct Reactor<I: Io, H: Handler> {
     /// Request heads that did not come whole, and requests not yet decided, by slot.
     heads: HashMap<u32, PartialHead>,
     mailbox: Mailbox<H::Mail>,
+    /// The rings from the other cores; those to them are in the outbox.
+    incoming: Incoming<H::Mail>,
     counters: Arc<Counters>,
     ping: Payload,
     /// Slots whose timer has fired, empty between turns.
@@ -127,13 +132,21 @@ pub struct Reactor<I: Io, H: Handler> {
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     /// A reactor on `io`, which it alone uses from now on.
-    pub fn new(io: I, handler: H, options: Options, mailbox: Mailbox<H::Mail>, shared: Shared) -> Self {
+    pub fn new(
+        io: I,
+        handler: H,
+        options: Options,
+        mailbox: Mailbox<H::Mail>,
+        mesh: Mesh<H::Mail>,
+        shared: Shared,
+    ) -> Self {
+        let (outbox, incoming) = mesh.split();
         let slots = options.budget.descriptors(options.connections_max);
         Reactor {
             conns: Slab::with_capacity(slots as usize),
             wheel: Wheel::new(0),
             pool: Pool::new(options.budget.buffers_max.into()),
-            outbox: Outbox::default(),
+            outbox,
             spare_actions: Vec::new(),
             spare_queues: Vec::new(),
             readable: VecDeque::new(),
@@ -154,6 +167,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             handler,
             options,
             mailbox,
+            incoming,
             counters: shared.counters,
             siblings: shared.siblings,
         }
@@ -168,7 +182,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         while !self.is_drained() {
             self.turn(&mut done)?;
         }
-        Ok(())
+        // The last turn may have rung for a core that sleeps.
+        self.io.turn(Some(Duration::ZERO), &mut done)
     }
 
     fn turn(&mut self, done: &mut Vec<Completion>) -> Result<(), RingError> {
@@ -190,10 +205,12 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         self.finish_sent();
         self.take_mail();
+        self.take_mesh_mail();
         self.run_timers();
         self.has_work = self.handler.on_turn(&mut self.outbox);
         self.apply_actions();
         self.drain_step();
+        self.announce_posts();
         self.counters.turns.add(1);
         self.counters.slots_held.set(self.conns.len() as u64);
         self.counters.buffers_held.set(self.pool.leased().into());
@@ -219,6 +236,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// How long the next enter may wait. Mail that came before the core parked is seen here; later mail rings.
     fn wait_at_most(&mut self, sends: bool) -> Option<Duration> {
+        if self.has_work || self.incoming.has_mail() || self.drain_has_steps() {
+            return Some(Duration::ZERO);
+        }
         if !self.readable.is_empty() {
             // With every buffer lent out, wait for one rather than spin; but those of this turn's sends come back in
             // silence.
@@ -226,7 +246,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
         }
         // A last output that goes out in this enter is silent, and its connection ends right after.
-        if self.has_work || !self.finishing.is_empty() || self.drain_has_steps() || !self.mailbox.park() {
+        if !self.finishing.is_empty() || !self.mailbox.park() {
             return Some(Duration::ZERO);
         }
         // A drained reactor looks at its siblings every tick.

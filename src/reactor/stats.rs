@@ -73,5 +73,7 @@ counters! {
     sends_short "Sends the socket could not take at once.";
     receives_empty "Wake-ups that found nothing to receive.";
     completions_stale "Completions of connections that had gone.";
+    mesh_received "Mail taken from other cores.";
+    wakes "Parked cores rung.";
     turns "Turns of the loop: system calls, but for those of a full submission queue.";
 }

@@ -7,10 +7,11 @@ mod handle;
 pub use front::Front;
 pub use handle::Handle;
 
+use crate::budget;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::proto::message::Limits;
-use crate::reactor::{Mailbox, Options, Reactor, Shared, ticks};
+use crate::reactor::{Mailbox, Mesh, Options, Reactor, Shared, mesh, ticks};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
 use crate::sys::socket;
@@ -23,7 +24,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -181,15 +182,22 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let (say_ready, ready) = crossbeam_channel::unbounded();
         let (mut cores, mut threads) = (Vec::new(), Vec::new());
         let mut failure = None;
-        for (index, listener) in listeners.into_iter().enumerate() {
+        let wakers: Result<Vec<Waker>, _> = (0..plan.reactors).map(|_| Waker::new()).collect();
+        let wakers = wakers.map_err(StartError::Resources)?;
+        let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
+        for (index, (listener, mesh)) in listeners.into_iter().zip(ends).enumerate() {
+            let waker = wakers[index].clone();
             let shared = Shared { counters: Arc::default(), siblings: Arc::clone(&siblings) };
             let core = Core { index, cpu: plan.cores[index], listener, options: options.clone(), shared };
-            match core.start(Arc::clone(&make), say_ready.clone()) {
+            match core.start(waker, mesh, Arc::clone(&make), say_ready.clone()) {
                 Ok((core, thread)) => {
                     cores.push(core);
                     threads.push(thread);
                 }
-                Err(error) => failure = Some(StartError::Resources(error)),
+                Err(error) => {
+                    siblings.fetch_sub(1, Ordering::AcqRel); // the others need not wait for it to be drained
+                    failure = Some(StartError::Resources(error));
+                }
             }
         }
         drop(say_ready);
@@ -249,6 +257,8 @@ impl Core {
     /// Starts the thread, which says through `say_ready` how its ring's set-up ended.
     fn start<H, F>(
         self,
+        waker: Waker,
+        mesh: Mesh<H::Mail>,
         make: Arc<F>,
         say_ready: Sender<io::Result<()>>,
     ) -> io::Result<(handle::Core<H::Mail>, JoinHandle<()>)>
@@ -257,7 +267,6 @@ impl Core {
         H::Mail: 'static,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
-        let waker = Waker::new()?;
         let (mail_sender, mail) = crossbeam_channel::unbounded();
         let counters = Arc::clone(&self.shared.counters);
         let core = handle::Core { mail: mail_sender, waker: waker.clone(), counters };
@@ -265,7 +274,7 @@ impl Core {
         let thread = thread::Builder::new()
             .name(format!("reactor-{}", self.index))
             .stack_size(STACK_BYTES)
-            .spawn(move || self.run(&*make, mailbox, say_ready))?;
+            .spawn(move || self.run(&*make, mailbox, mesh, say_ready))?;
         Ok((core, thread))
     }
 
@@ -274,17 +283,21 @@ impl Core {
         mut self,
         make: &impl Fn(usize) -> H,
         mailbox: Mailbox<H::Mail>,
+        mesh: Mesh<H::Mail>,
         say_ready: Sender<io::Result<()>>,
     ) {
         core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
         let ring = match self.set_up_ring(&mailbox.waker) {
             Ok(ring) => ring,
-            Err(error) => return drop(say_ready.send(Err(error))),
+            Err(error) => {
+                self.shared.siblings.fetch_sub(1, Ordering::AcqRel);
+                return drop(say_ready.send(Err(error)));
+            }
         };
         drop(say_ready); // nothing to say is good news
         let index = self.index;
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            Reactor::new(ring, make(index), self.options, mailbox, self.shared).run()
+            Reactor::new(ring, make(index), self.options, mailbox, mesh, self.shared).run()
         }));
         let cause = match ended {
             Ok(Ok(())) => return,

@@ -176,6 +176,8 @@ pub trait Io {
     fn shutdown(&mut self, id: ConnId);
     /// Frees the direct descriptor.
     fn close(&mut self, id: ConnId);
+    /// Rings the bell of another core, as part of the next [`Io::turn`].
+    fn wake(&mut self, waker: &wake::Waker);
     /// Submits everything queued, waits for a completion or the timeout (`None`: for ever; zero: not at all), and
     /// appends what finished to `done`.
     fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError>;

@@ -11,7 +11,7 @@
 //! Refuses to do: SEND_ZC, SQPOLL, io-wq on the message path.
 
 use super::enter::RegisteredRing;
-use super::wake::Waker;
+use super::wake::{self, Waker};
 use super::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use crate::budget::CoreBudget;
 use io_uring::types::{DestinationSlot, Fd, Fixed};
@@ -88,6 +88,8 @@ pub struct Uring {
     sending_checked: usize,
     waiting: HashMap<u64, Outbound>,
     connecting: HashMap<u64, Box<[SockAddr; 2]>>,
+    /// Bells to be rung, which keep their descriptors until the entries are submitted.
+    waking: Vec<Waker>,
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::msghdr>,
 }
@@ -126,6 +128,7 @@ impl Uring {
             sending_checked: 0,
             waiting: HashMap::new(),
             connecting: HashMap::new(),
+            waking: Vec::new(),
             iovecs: Vec::with_capacity(budget.sq_entries as usize * 4),
             headers: Vec::with_capacity(budget.sq_entries as usize),
         };
@@ -414,6 +417,14 @@ impl Io for Uring {
         self.push(entry.user_data(pack(Op::Close, id)));
     }
 
+    fn wake(&mut self, waker: &Waker) {
+        let fd = Fd(waker.as_raw_fd());
+        self.waking.push(waker.clone());
+        let entry = opcode::Write::new(fd, wake::ONCE.as_ptr(), wake::ONCE.len() as u32).build();
+        let ignored = pack(Op::Ignored, ConnId { slot: 0, generation: 0 });
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(ignored));
+    }
+
     fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError> {
         let mut want = u32::from(timeout != Some(Duration::ZERO));
         loop {
@@ -432,6 +443,7 @@ impl Io for Uring {
         // Everything was submitted and every completion copied: what is still in `sending` was sent.
         self.sending.clear();
         self.sending_checked = 0;
+        self.waking.clear();
         self.headers.clear();
         self.iovecs.clear();
         Ok(())

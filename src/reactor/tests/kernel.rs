@@ -8,6 +8,7 @@
 //! Refuses to: complete a [`Io::send_now`] later than the turn that submits it, for that is this side's contract.
 
 use super::socket::{InFlight, Socket};
+use crate::sys::wake::Waker;
 use crate::sys::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -40,6 +41,8 @@ pub(super) struct Kernel {
     pub sockets: Vec<Socket>,
     /// Accepts in flight.
     pub accepts: u32,
+    /// Bells of other cores rung.
+    pub bells_rung: u32,
     /// Every turn's completions come in an order drawn from this.
     pub shuffle: Option<u64>,
     /// Size of the descriptor table.
@@ -61,6 +64,7 @@ impl Kernel {
             idle: false,
             sockets: Vec::new(),
             accepts: 0,
+            bells_rung: 0,
             shuffle: None,
             descriptors,
             live: BTreeMap::new(),
@@ -381,6 +385,10 @@ impl Io for Kernel {
         );
         socket.in_flight.close = true;
         self.submit(id, Operation::Close);
+    }
+
+    fn wake(&mut self, _: &Waker) {
+        self.bells_rung += 1;
     }
 
     fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError> {

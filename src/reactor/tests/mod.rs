@@ -9,13 +9,14 @@ mod any;
 mod close;
 mod drain;
 mod kernel;
+mod mesh;
 mod receive;
 mod request;
 mod send;
 mod socket;
 mod timers;
 
-use super::{Control, Counters, Mailbox, Options, Reactor, Shared, TICK_MS, ticks};
+use super::{Control, Counters, Mailbox, Mesh, Options, Reactor, Shared, TICK_MS, ticks};
 use crate::budget::CoreBudget;
 use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response};
 use crate::proto::client::{decode_server_header, encode_masked, upgrade_request};
@@ -70,7 +71,8 @@ enum Told {
 }
 
 /// What to do to connections, sent by mail.
-struct Order(Box<dyn FnOnce(&mut Outbox<Order>) + Send>);
+struct Order(Deed);
+type Deed = Box<dyn FnOnce(&mut Outbox<Order>) + Send>;
 
 /// An application that notes what it is told and, unless a test says otherwise, echoes.
 struct App {
@@ -78,6 +80,7 @@ struct App {
     open: HashSet<ConnId>,
     requests: Vec<ConnId>,
     ticks_ms: Vec<u64>,
+    mail_from: Vec<Origin>,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
     on_open: fn(ConnId, &mut Outbox<Order>),
     on_close: fn(ConnId, &mut Outbox<Order>),
@@ -107,7 +110,8 @@ impl Handler for App {
         (self.on_message)(conn, message, out);
     }
 
-    fn on_mail(&mut self, _: Origin, order: Order, out: &mut Outbox<Order>) {
+    fn on_mail(&mut self, from: Origin, order: Order, out: &mut Outbox<Order>) {
+        self.mail_from.push(from);
         (order.0)(out);
     }
 
@@ -140,21 +144,33 @@ impl Rig {
     }
 
     fn with(options: Options) -> Rig {
+        Rig::many(options, 1, 1).pop().expect("one")
+    }
+
+    /// So many cores of one server, with rings for `entries` mails between them.
+    fn many(options: Options, cores: usize, entries: usize) -> Vec<Rig> {
+        let wakers: Vec<Waker> = (0..cores).map(|_| Waker::new().unwrap()).collect();
+        let siblings = Arc::new(AtomicUsize::new(cores));
+        let ends = super::mesh(&wakers, entries).into_iter().zip(wakers);
+        ends.map(|(mesh, waker)| Rig::core(options.clone(), mesh, waker, &siblings)).collect()
+    }
+
+    fn core(options: Options, mesh: Mesh<Order>, waker: Waker, siblings: &Arc<AtomicUsize>) -> Rig {
         let (mail, receiver) = crossbeam_channel::unbounded();
-        let waker = Waker::new().unwrap();
         let mailbox = Mailbox { mail: receiver, waker: waker.clone() };
         let app = App {
             told: Vec::new(),
             open: HashSet::new(),
             requests: Vec::new(),
             ticks_ms: Vec::new(),
+            mail_from: Vec::new(),
             on_message: |_, message, out| out.reply(message),
             on_open: |_, _| {},
             on_close: |_, _| {},
         };
-        let shared = Shared { siblings: Arc::new(AtomicUsize::new(1)), ..Shared::default() };
+        let shared = Shared { siblings: Arc::clone(siblings), ..Shared::default() };
         let kernel = Kernel::new(options.budget.descriptors(options.connections_max));
-        Rig { reactor: Reactor::new(kernel, app, options, mailbox, shared), mail, waker }
+        Rig { reactor: Reactor::new(kernel, app, options, mailbox, mesh, shared), mail, waker }
     }
 
     fn kernel(&mut self) -> &mut Kernel {
