@@ -319,6 +319,28 @@ mod tests {
     }
 
     #[test]
+    fn every_word_means_what_it_says() {
+        for (word, meaning) in [
+            ("anyone", Publishers::Anyone),
+            ("subscribers", Publishers::Subscribers),
+            ("users", Publishers::Users),
+            ("server", Publishers::Server),
+        ] {
+            assert_eq!((PUBLISHERS.parse)(word), Ok(meaning), "{word}");
+            assert!(PUBLISHERS.written.contains(word));
+        }
+        for (word, meaning) in [
+            ("disconnect", SlowConsumer::Disconnect),
+            ("drop_newest", SlowConsumer::DropNewest),
+            ("drop_oldest", SlowConsumer::DropOldest),
+            ("conflate", SlowConsumer::Conflate),
+        ] {
+            assert_eq!((SLOW_CONSUMER.parse)(word), Ok(meaning), "{word}");
+            assert!(SLOW_CONSUMER.written.contains(word));
+        }
+    }
+
+    #[test]
     fn a_server_is_named_so_that_nothing_needs_escaping() {
         assert_eq!((NAME_OR_AUTO.parse)("auto"), Ok(None));
         for name in ["n1", "eu-west_2.example:8080", &"n".repeat(128)] {
