@@ -369,7 +369,7 @@ impl<'o> Object<'o> {
     }
 
     fn names<'n>(self, key: &str, names: impl IntoIterator<Item = &'n str>) -> Self {
-        self.list(key, names, |out, name| append_value(out, name))
+        self.list(key, names, append_value)
     }
 
     fn start(self, start: &Start<'_>) -> Self {
