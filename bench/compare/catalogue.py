@@ -1,4 +1,4 @@
-"""Who is compared: one table of peers, each with its pinned versions, how it is installed and how it is started.
+"""Who is compared: a table of peers for each kind of work, with their pinned versions and how each is installed and started.
 
 Everything is installed below `peers/`, which git ignores; nothing goes into the system. Every peer gets its port and the
 largest message it must take; its server sets its other limits (back-pressure above all) from that.
@@ -22,6 +22,8 @@ INSTALL_TIMEOUT_S = 1200
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024 + 1024
 # The most connections any row opens to one server; below a hard NOFILE limit of 20,000.
 CONNECTIONS_MAX = 15_000
+# What a server may keep for one subscriber that is behind; no row comes near it.
+QUEUE_BYTES_MAX = 4 * 1024 * 1024
 
 
 class Unavailable(Exception):
@@ -30,7 +32,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """`command` and `folder` say how it starts, `install` brings it here, `version` names what is then there."""
+    """`command` and `folder` say how it starts, `install` brings it here, `version` names what is then there.
+
+    `work` is what the server does with a message: "echo" returns it, "fanout" sends it to all, "channels" does so in
+    megasock's own protocol.
+    """
 
     name: str
     port: int
@@ -40,9 +46,11 @@ class Peer:
     folder: Path = HERE
     scheme: str = "ws"
     core_option: str = ""
+    path: str = "/echo"
+    work: str = "echo"
 
     def url(self):
-        return f"{self.scheme}://127.0.0.1:{self.port}" + ("/echo" if self.scheme == "ws" else "")
+        return f"{self.scheme}://127.0.0.1:{self.port}" + (self.path if self.scheme == "ws" else "")
 
 
 def checked(command, **options):
@@ -89,6 +97,34 @@ def pypi(package, version, *others):
     return install
 
 
+NCHAN = PEERS / "nchan"
+NGINX = NCHAN / "usr" / "sbin" / "nginx"
+NCHAN_MODULE = NCHAN / "usr" / "lib" / "nginx" / "modules" / "ngx_nchan_module.so"
+
+
+NGINX_FILES = Path("/var/lib/nginx")
+
+
+def nchan():
+    """nginx and nchan from Debian's packages, unpacked here instead of installed. One folder outside is needed."""
+    NCHAN.mkdir(parents=True, exist_ok=True)
+    if not NCHAN_MODULE.exists():
+        checked(["apt-get", "download", "nginx", "libnginx-mod-nchan"], cwd=NCHAN)
+        for package in NCHAN.glob("*.deb"):
+            checked(["dpkg-deb", "-x", package, NCHAN])
+    checked([NGINX, "-v"])
+    # nchan gives nginx a context of its own that keeps Debian's default for temporary files, whatever nchan.conf says.
+    try:
+        NGINX_FILES.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"nchan keeps files in {NGINX_FILES}: {error}")
+
+
+def nchan_version():
+    packages = {path.name.split("_")[0]: path.name.split("_")[1] for path in NCHAN.glob("*.deb")}
+    return ", ".join(f"{name} {version.replace('%3a', ':')}" for name, version in sorted(packages.items()))
+
+
 UVLOOP = "uvloop==0.23.0"
 RUST_TARGET = PEERS / "rust"
 
@@ -125,34 +161,42 @@ def megasock_version():
 
 
 BUN = PEERS / "bun" / "node_modules" / "bun" / "bin" / "bun.exe"
+BUN_PACKAGE, BUN_VERSION = npm("bun", "1.4.5"), lambda: checked([BUN, "--version"])
+WS_PACKAGE, WS_VERSION = npm("ws", "8.23.0"), lambda: "8.23.0 on node " + checked(["node", "--version"])
 RUST_PEERS = RUST_TARGET / "release" / "compare-peers"
 LIMIT = str(MESSAGE_BYTES_MAX)
 
+
+def megasock(port):
+    return [root_target() / "megasock", "--listen", f"127.0.0.1:{port}", "--reactors", "1"] + [
+        "--max-connections",
+        str(CONNECTIONS_MAX),
+    ]
+
+
 # Ports below the ephemeral range (32768 as Linux boots), or a connection of the driver could take one.
-CATALOGUE = [
+ECHO = [
     Peer(
         "megasock",
         9000,
         root_build,
         megasock_version,
-        [root_target() / "megasock", "--listen", "127.0.0.1:9000", "--reactors", "1"]
-        + ["--max-connections", str(CONNECTIONS_MAX), "--max-message-bytes", LIMIT]
-        + ["--send-queue-bytes-max", str(4 * MESSAGE_BYTES_MAX)],
+        [*megasock(9000), "--max-message-bytes", LIMIT, "--send-queue-bytes-max", str(4 * MESSAGE_BYTES_MAX)],
         core_option="--cores",
     ),
     Peer("floor", 9001, rust, megasock_version, [RUST_PEERS, "floor", "9001", LIMIT], scheme="tcp"),
     Peer(
         "bun",
         9002,
-        npm("bun", "1.4.5"),
-        lambda: checked([BUN, "--version"]),
+        BUN_PACKAGE,
+        BUN_VERSION,
         [BUN, SERVERS / "bun.js", "9002", LIMIT],
     ),
     Peer(
         "ws",
         9003,
-        npm("ws", "8.23.0"),
-        lambda: "8.23.0 on node " + checked(["node", "--version"]),
+        WS_PACKAGE,
+        WS_VERSION,
         ["node", SERVERS / "ws.mjs", "9003", LIMIT],
         folder=PEERS / "ws",
     ),
@@ -192,3 +236,49 @@ CATALOGUE = [
         [PYTHON, SERVERS / "websockets_echo.py", "9008", LIMIT],
     ),
 ]
+
+FANOUT = [
+    Peer(
+        "megasock",
+        9010,
+        root_build,
+        megasock_version,
+        [*megasock(9010), "--send-queue-bytes-max", str(QUEUE_BYTES_MAX)],
+        core_option="--cores",
+        path="/ws?user=u{n}",
+        work="channels",
+    ),
+    Peer(
+        "bun",
+        9011,
+        BUN_PACKAGE,
+        BUN_VERSION,
+        [BUN, SERVERS / "bun_fanout.js", "9011", str(QUEUE_BYTES_MAX)],
+        path="/",
+        work="fanout",
+    ),
+    Peer(
+        "ws",
+        9012,
+        WS_PACKAGE,
+        WS_VERSION,
+        ["node", SERVERS / "ws_fanout.mjs", "9012"],
+        folder=PEERS / "ws",
+        path="/",
+        work="fanout",
+    ),
+    Peer(
+        "nchan",
+        9013,
+        nchan,
+        nchan_version,
+        [NGINX, "-p", NCHAN, "-e", "stderr", "-c", SERVERS / "nchan.conf"]
+        + ["-g", f"load_module {NCHAN_MODULE}; pid {NCHAN}/nginx.pid;"],
+        path="/",
+        work="fanout",
+    ),
+]
+
+CATALOGUE = {"echo": ECHO, "fanout": FANOUT}
+PORT_MAX = max(peer.port for peers in CATALOGUE.values() for peer in peers)
+NAMES = list(dict.fromkeys(peer.name for peers in CATALOGUE.values() for peer in peers))

@@ -6,6 +6,8 @@ peer, so that an aim reads as it is written: at most 0.62 of bun.
 
 # Cores other programs may take before the report says so. Kernel threads alone stay below it.
 QUIET_CORES = 0.15
+# What is counted, by the driver's row.
+WORK = {"echo": ("message", "messages"), "fanout": ("delivery", "deliveries"), "ramp": ("upgrade", "upgrades")}
 
 
 def markdown(result):
@@ -48,17 +50,17 @@ def load_block(load):
 
 def cpu_table(turns, aims):
     """CPU leads; the rate stands beside it with whoever limited it."""
-    targets, ramp = turns["targets"], turns["row"] == "ramp"
-    each, first = ("upgrade" if ramp else "message"), targets[0]["name"]
+    targets = turns["targets"]
+    (each, many), first = WORK[turns["row"]], targets[0]["name"]
     rows = [
-        ["server", f"server CPU µs/{each}", f"{first} ÷ it: CPU", f"{each}s/s", f"{first} ÷ it: rate", "limit"]
+        ["server", f"server CPU µs/{each}", f"{first} ÷ it: CPU", f"{many}/s", f"{first} ÷ it: rate", "limit"]
         + ["server, driver cores", f"whole box µs/{each}", "aim"]
     ]
     for target in targets:
         if "failed" in target or "cpu_ratio" not in target:
             rows.append([target["name"], "failed"] + ["–"] * 7)
             continue
-        cpu, rate = target[f"us_per_{each}"], target[f"{each}s_per_second"]
+        cpu, rate = target[f"us_per_{each}"], target[f"{many}_per_second"]
         own = target is targets[0]
         rows.append(
             [
@@ -70,7 +72,7 @@ def cpu_table(turns, aims):
                 target["bottleneck"],
                 f"{target['server_cores']:.2f}, {target['driver_cores']:.2f}",
                 f"{target['host_us_each']:.2f}",
-                verdict(target, aims),
+                verdict(target, aims, first),
             ]
         )
     return aligned(rows)
@@ -90,10 +92,10 @@ def idle_table(turns):
     return aligned(rows)
 
 
-def verdict(target, aims):
-    """Met or missed, for the peers an aim names."""
+def verdict(target, aims, first):
+    """Met or missed, for the peers an aim names, where megasock is what they are compared with."""
     aim = aims.get(target["name"])
-    if aim is None:
+    if aim is None or first != "megasock":
         return ""
     ratio = turned(target[f"{aim.of}_ratio"])["median"]
     met = ratio <= aim.ratio if aim.of == "cpu" else ratio >= aim.ratio
@@ -120,7 +122,7 @@ def remarks(turns):
 
 def stolen_cores(target):
     """What the whole box used beyond server and driver while this server had its turns."""
-    own = target.get("us_per_message") or target["us_per_upgrade"]
+    own = next(target[name] for name in (f"us_per_{each}" for each, _ in WORK.values()) if name in target)
     box = target["server_cores"] * target["host_us_each"] / own["median"]
     return box - target["server_cores"] - target["driver_cores"]
 
