@@ -48,24 +48,6 @@ pub struct Topic<'a> {
     pub name: Cow<'a, str>,
 }
 
-impl<'a> Topic<'a> {
-    /// The topic whose internal name this is.
-    pub fn of_internal(name: &'a str) -> Topic<'a> {
-        match name.strip_prefix(ROOM_MARK) {
-            Some(name) => Topic { place: Place::Room, name: Cow::Borrowed(name) },
-            None => Topic { place: Place::Channel, name: Cow::Borrowed(name) },
-        }
-    }
-
-    /// One name for both places: a room's is marked, and no client's channel can begin with the mark.
-    pub fn into_internal(self) -> Cow<'a, str> {
-        match self.place {
-            Place::Channel => self.name,
-            Place::Room => Cow::Owned([ROOM_MARK, &self.name].concat()),
-        }
-    }
-}
-
 /// Where a subscriber stood when it was last connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recover<'a> {

@@ -283,19 +283,6 @@ fn a_room_may_be_called_like_the_mark() {
 }
 
 #[test]
-fn internal_names_keep_the_places_apart() {
-    for (topic, internal) in [
-        (channel("a"), "a"),
-        (room("a"), "room:a"),
-        (room("room:a"), "room:room:a"),
-        (channel("room"), "room"),
-    ] {
-        assert_eq!(Topic::of_internal(internal), topic);
-        assert_eq!(topic.into_internal(), internal);
-    }
-}
-
-#[test]
 fn nesting_ends_at_the_limit() {
     let nested = |depth: usize| {
         let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
