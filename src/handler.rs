@@ -45,11 +45,10 @@ pub trait Handler: Sized {
         let _ = (conn, out);
     }
 
-    /// Once a turn, after everything that came in: for work done in bounded steps. True while there is more of it to do,
-    /// and then the next turn does not wait.
-    fn on_turn(&mut self, out: &mut Outbox<Self::Mail>) -> bool {
+    /// Once a turn, after everything that came in: for work done in bounded steps. Says when it is to be called again.
+    fn on_turn(&mut self, out: &mut Outbox<Self::Mail>) -> Work {
         let _ = out;
-        false
+        Work::None
     }
 
     /// About once a second.
@@ -172,6 +171,17 @@ pub fn encode_message(kind: Kind, payload: &[u8]) -> Payload {
     Payload::new(&[&header[..header_len], payload])
 }
 
+/// What a handler has left to do when its turn ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing, until something comes in.
+    None,
+    /// Something that waits for another core: look again within a millisecond.
+    Soon,
+    /// More of the same: the next turn does not wait.
+    Now,
+}
+
 /// Who sent a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -196,7 +206,7 @@ pub struct Outbox<M = ()> {
 
 /// One thing to do to a connection.
 pub(crate) enum Action {
-    Send { to: ConnId, frame: Payload },
+    Send { to: ConnId, frame: Payload, messages: u32 },
     Close { conn: ConnId, code: u16, reason: String },
     End { conn: ConnId, reason: CloseReason },
     Decide { conn: ConnId, decision: Decision },
@@ -233,7 +243,12 @@ impl<M> Outbox<M> {
 
     /// Sends an encoded frame, see [`encode_message`].
     pub fn send_frame(&mut self, to: ConnId, frame: Payload) {
-        self.actions.push(Action::Send { to, frame });
+        self.send_frames(to, frame, 1);
+    }
+
+    /// Sends several whole frames that lie in one payload, one behind the other; `messages` is their number.
+    pub fn send_frames(&mut self, to: ConnId, frames: Payload, messages: u32) {
+        self.actions.push(Action::Send { to, frame: frames, messages });
     }
 
     /// Begins the closing handshake with this code (1000, or 3000-4999) and reason.

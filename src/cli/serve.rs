@@ -1,9 +1,10 @@
 //! `megasock serve`: start, say what it will carry, stop on a signal.
 
 use crate::config::{Config, LogFormat};
+use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
-use crate::server::{Front, Handle, Running, Server};
+use crate::server::{Handle, Running, Server};
 use crate::sys::host::HostFacts;
 use crate::sys::{memory, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -31,8 +32,7 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(&format!("cannot watch for signals: {error}")),
     };
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
-    let echo = config.echo;
-    let server = Server::builder().config(config).handler(move |_core| Front::new(echo));
+    let server = Server::builder().config(config).hub(|_core| Open);
     let running = match server.start() {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string()),
@@ -68,14 +68,14 @@ fn start_log(config: &Config) {
     }
 }
 
-fn announce(running: &Running<()>) {
+fn announce(running: &Running<Mail>) {
     let plan = running.plan();
     println!("megasock {} listening on {}", env!("CARGO_PKG_VERSION"), running.handle().local_address());
     println!("{plan}");
 }
 
 /// The first signal drains, the second ends at once.
-fn stop_on_signal(mut signals: Signals, handle: Handle<()>, drain_timeout: Duration) {
+fn stop_on_signal(mut signals: Signals, handle: Handle<Mail>, drain_timeout: Duration) {
     thread::spawn(move || {
         let mut seen = 0;
         for signal in signals.forever() {

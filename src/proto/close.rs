@@ -112,6 +112,7 @@ close_reasons! {
     InvalidPayload "invalid_payload" Some(code::INVALID_PAYLOAD), "Text, or a close reason, is not UTF-8.";
     MessageTooBig "message_too_big" Some(code::TOO_BIG), "A message is over the size limit.";
     TooManyFragments "too_many_fragments" Some(code::POLICY), "A message has more frames than the limit.";
+    TooManyErrors "too_many_errors" Some(code::POLICY), "The client's commands fail again and again.";
     SlowConsumer "slow_consumer" Some(code::TRY_AGAIN_LATER), "The client reads too slowly and its queue is full.";
     ServerShutdown "server_shutdown" Some(code::GOING_AWAY), "The server stops.";
     CloseTimeout "close_timeout" None, "The closing handshake was not finished in time.";

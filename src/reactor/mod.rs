@@ -26,7 +26,7 @@ pub use stats::{Counter, Counters, Totals};
 use crate::budget::CoreBudget;
 use crate::buf::{Payload, Pool, SendQueue};
 use crate::ds::{Slab, Wheel};
-use crate::handler::{Action, Handler, Outbox};
+use crate::handler::{Action, Handler, Outbox, Work};
 use crate::proto::message::Limits;
 use crate::sys::{Completion, ConnId, Io, RingError};
 use conn::{Conn, flag};
@@ -122,8 +122,8 @@ pub struct Reactor<I: Io, H: Handler> {
     accepts_in_flight: u32,
     /// Accepts rest until then after the kernel was out of descriptors or memory.
     accept_pause_tick: u32,
-    /// The handler has more to do at once.
-    has_work: bool,
+    /// What the handler has left to do.
+    work: Work,
     drain: Option<close::Drain>,
     /// Reactors of this server that still have connections, or were not told to stop.
     siblings: Arc<AtomicUsize>,
@@ -160,7 +160,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             second_tick: 0,
             accepts_in_flight: 0,
             accept_pause_tick: 0,
-            has_work: false,
+            work: Work::None,
             drain: None,
             random: timers::seed(),
             io,
@@ -207,7 +207,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.take_mail();
         self.take_mesh_mail();
         self.run_timers();
-        self.has_work = self.handler.on_turn(&mut self.outbox);
+        self.work = self.handler.on_turn(&mut self.outbox);
         self.apply_actions();
         self.drain_step();
         self.announce_posts();
@@ -236,7 +236,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// How long the next enter may wait. Mail that came before the core parked is seen here; later mail rings.
     fn wait_at_most(&mut self, sends: bool) -> Option<Duration> {
-        if self.has_work || self.incoming.has_mail() || self.drain_has_steps() {
+        if self.work == Work::Now || self.incoming.has_mail() || self.drain_has_steps() {
             return Some(Duration::ZERO);
         }
         if !self.readable.is_empty() {
@@ -253,7 +253,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let rest = if self.drain.is_some() { 1 } else { self.second_tick.saturating_sub(self.now_tick) };
         let next_ticks = self.wheel.next_in_ticks().map_or(rest, |next| next.min(rest)).max(1);
         let wake_us = (u64::from(self.now_tick) + u64::from(next_ticks)) * TICK_MS * 1000;
-        Some(Duration::from_micros(wake_us.saturating_sub(self.io.now_us()).max(1)))
+        let wait = Duration::from_micros(wake_us.saturating_sub(self.io.now_us()).max(1));
+        Some(if self.work == Work::Soon { wait.min(Duration::from_millis(1)) } else { wait })
     }
 
     /// Carries out what the last callback asked for.
@@ -262,7 +263,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             let mut actions = self.outbox.take_actions(std::mem::take(&mut self.spare_actions));
             for action in actions.drain(..) {
                 match action {
-                    Action::Send { to, frame } => self.send_message(to, frame),
+                    Action::Send { to, frame, messages } => self.send_messages(to, frame, messages),
                     Action::Close { conn, code, reason } => self.close_by_handler(conn, code, &reason),
                     Action::End { conn, reason } => self.begin_close(conn, reason.code(), "", reason),
                     Action::Decide { conn, decision } => self.handle_decision(conn, decision),

@@ -21,11 +21,11 @@ pub(super) fn ping_frame() -> Payload {
 }
 
 impl<I: Io, H: Handler> Reactor<I, H> {
-    /// Queues an encoded message for an open connection.
-    pub(super) fn send_message(&mut self, to: ConnId, frame: Payload) {
+    /// Queues encoded messages for an open connection.
+    pub(super) fn send_messages(&mut self, to: ConnId, frames: Payload, messages: u32) {
         if self.conn(to).is_some_and(|conn| conn.phase == Phase::Open) {
-            self.counters.messages_sent.add(1);
-            self.enqueue(to, Segment::payload(frame));
+            self.counters.messages_sent.add(messages.into());
+            self.enqueue(to, Segment::payload(frames));
         }
     }
 

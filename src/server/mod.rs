@@ -1,9 +1,11 @@
 //! Composition: a server is put together from a configuration, a plan for this host, and one handler a core.
 
 pub mod capacity;
+mod channels;
 mod front;
 mod handle;
 
+pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
 pub use front::Front;
 pub use handle::Handle;
 

@@ -157,10 +157,21 @@ impl HostFacts {
         self.nofile_hard.max(self.nofile_soft)
     }
 
+    /// The memory this process may use, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.cgroup_memory.map_or(u64::MAX, |limit| limit.limit_bytes).min(self.memory_total_bytes)
+    }
+
     /// RLIMIT_MEMLOCK, in bytes, unless this process is exempt from it.
     pub fn memlock_binding_bytes(&self) -> Option<u64> {
         (!self.capabilities.ipc_lock && self.memlock_bytes != UNLIMITED).then_some(self.memlock_bytes)
     }
+}
+
+/// What this host calls itself.
+pub fn name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
 
 /// Raises the soft RLIMIT_NOFILE to the hard one; returns both as they are then.

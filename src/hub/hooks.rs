@@ -1,0 +1,87 @@
+//! What an application adds to the hub: who may do what, and what happens when they do.
+
+use crate::handler::{ConnId, Request, Response};
+
+/// Decisions and reactions of an application, one value a core. All of it runs on the core's thread and must not block;
+/// to publish from here, keep a clone of the server's handle.
+///
+/// ```
+/// use megasock::hub::{Client, Hooks};
+///
+/// struct Members;
+/// impl Hooks for Members {
+///     fn may_subscribe(&mut self, client: &Client<'_>, topic: &str) -> bool {
+///         client.user.is_some() || !topic.starts_with("members:")
+///     }
+/// }
+/// ```
+pub trait Hooks: Sized {
+    /// A client asks to connect as `user`, the name from `?user=`, if that is allowed.
+    fn on_connect(&mut self, request: &Request<'_>, user: Option<&str>) -> Connect {
+        let _ = request;
+        Connect::Accept { user: user.map(str::to_owned) }
+    }
+
+    /// A client is connected and has been welcomed.
+    fn on_open(&mut self, client: &Client<'_>) {
+        let _ = client;
+    }
+
+    /// Whether it may subscribe to a topic; a room's name begins with `room:`.
+    fn may_subscribe(&mut self, client: &Client<'_>, topic: &str) -> bool {
+        let _ = (client, topic);
+        true
+    }
+
+    /// It has subscribed.
+    fn on_subscribe(&mut self, client: &Client<'_>, topic: &str) {
+        let _ = (client, topic);
+    }
+
+    /// It has unsubscribed, or its connection has ended.
+    fn on_unsubscribe(&mut self, client: &Client<'_>, topic: &str) {
+        let _ = (client, topic);
+    }
+
+    /// Whether it may publish this JSON to a topic. The topic's namespace has allowed it already.
+    fn may_publish(&mut self, client: &Client<'_>, topic: &str, data: &str) -> bool {
+        let _ = (client, topic, data);
+        true
+    }
+
+    /// Its message has been put into the topic, with this offset.
+    fn on_publish(&mut self, client: &Client<'_>, topic: &str, offset: u64) {
+        let _ = (client, topic, offset);
+    }
+
+    /// Its connection has ended.
+    fn on_close(&mut self, client: &Client<'_>) {
+        let _ = client;
+    }
+}
+
+/// Whoever a hook is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Its connection on this core.
+    pub conn: ConnId,
+    /// Its name, unless it is anonymous.
+    pub user: Option<&'a str>,
+}
+
+/// The answer to a client that wants to connect.
+pub enum Connect {
+    /// Come in, under this name or none.
+    Accept {
+        /// 1 to 255 bytes, no control characters.
+        user: Option<String>,
+    },
+    /// Answer this instead.
+    Refuse(Response),
+}
+
+/// Everybody may do what the namespaces allow.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Open;
+
+impl Hooks for Open {}

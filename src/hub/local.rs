@@ -1,0 +1,474 @@
+//! The topics with subscribers on this core, and the walks that serve them.
+//!
+//! What arrives for a topic is appended to its *log*. Every subscriber has a *cursor* in that log, and a walk gives each
+//! one everything after its cursor in one frame run, a bounded number of subscribers a turn. So a burst of publications
+//! costs each subscriber one send, and nobody waits for a walk to end.
+//!
+//! A subscriber whose socket is full is passed by: its cursor stays, what it is owed is counted, and the log keeps it.
+//! When there is room again it *catches up* in bounded steps. What happens when too much is owed is [`super::slow`]'s.
+//!
+//! Invariants:
+//! - Removals leave a hole, so nothing moves under a walk.
+//! - A publication lies in the log until the walk has passed all subscribers and none is owed it.
+//! - A subscriber gets the log's items in order, each once, or a gap that names them.
+
+use super::lease::Lease;
+use super::mail::Mail;
+use super::name::Name;
+use super::namespace::{Namespaces, SlowConsumer};
+use super::session::{Sessions, SubRef};
+use super::slow::{Lag, Verdict};
+use super::wire;
+use crate::buf::Payload;
+use crate::handler::{ConnId, Outbox};
+use crate::proto::close::CloseReason;
+use slab::Slab;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Subscribers given something in one turn: as many sends go into one enter.
+const GIVEN_PER_TURN: usize = 128;
+
+/// Subscribers looked at in one turn.
+const LOOKED_AT_PER_TURN: usize = 2_048;
+
+/// Bytes and items one subscriber is given in one turn; more goes by catching up.
+const GIVEN_BYTES_MAX: usize = 64 << 10;
+const GIVEN_ITEMS_MAX: usize = 256;
+
+/// Why a client missed something, in a gap.
+const SLOW: &str = "slow_consumer";
+
+/// Something to be given to all subscribers.
+pub struct Item {
+    pub frame: Payload,
+    /// Publications it carries, or says are lost; both 0 for an event.
+    pub from: u64,
+    pub to: u64,
+    /// A connection that does not get it.
+    pub except: Option<ConnId>,
+}
+
+/// Items by their sequence number, which wraps.
+#[derive(Default)]
+pub struct Log {
+    items: VecDeque<Item>,
+    first: u32,
+    bytes: usize,
+}
+
+impl Log {
+    /// The number the next item will have.
+    pub fn next(&self) -> u32 {
+        self.first.wrapping_add(self.items.len() as u32)
+    }
+
+    /// Items numbered from `from` on.
+    pub fn since(&self, from: u32) -> impl Iterator<Item = &Item> {
+        self.items.range(from.wrapping_sub(self.first) as usize..)
+    }
+
+    /// The item of this number.
+    pub fn get(&self, number: u32) -> &Item {
+        &self.items[number.wrapping_sub(self.first) as usize]
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.frame.len();
+        self.items.push_back(item);
+    }
+
+    fn drop_before(&mut self, number: u32) {
+        while self.first != number {
+            let Some(item) = self.items.pop_front() else { return };
+            self.bytes -= item.frame.len();
+            self.first = self.first.wrapping_add(1);
+        }
+        if self.items.is_empty() {
+            self.items.shrink_to(4);
+        }
+    }
+}
+
+/// One subscriber: 12 bytes.
+struct Sub {
+    slot: u32,
+    /// The connection's generation and, above its 24 bits, flags; all ones: a hole.
+    generation: u32,
+    /// The item it gets next.
+    cursor: u32,
+}
+
+const HOLE: u32 = u32::MAX;
+/// It is passed by: its socket is full, or it is catching up.
+const PASSED_BY: u32 = 1 << 24;
+const GENERATION: u32 = PASSED_BY - 1;
+
+impl Sub {
+    fn conn(&self) -> ConnId {
+        ConnId { slot: self.slot, generation: self.generation & GENERATION }
+    }
+
+    fn is_passed_by(&self) -> bool {
+        self.generation & PASSED_BY != 0
+    }
+}
+
+struct Topic {
+    name: Name,
+    settings: u16,
+    subs: Vec<Sub>,
+    holes: Vec<u32>,
+    log: Log,
+    /// Where the walk goes on, and how many it still has to look at; none is under way at 0.
+    at: u32,
+    left: u32,
+    /// Subscribers that are owed something, by their place.
+    lags: BTreeMap<u32, Lag>,
+    /// Items `.0..` up to the log's end, joined for whoever's cursor is there.
+    joined: Option<(u32, u32, Payload)>,
+}
+
+/// All topics with subscribers on this core.
+pub struct Locals {
+    by_name: HashMap<Name, u32>,
+    topics: Slab<Topic>,
+    /// Topics with a walk under way.
+    walking: VecDeque<u32>,
+    /// Connections that catch up.
+    catching_up: VecDeque<ConnId>,
+    /// Bytes in all logs.
+    bytes: usize,
+    lease: Lease,
+    queue_bytes_max: usize,
+    /// Subscribers cut off, and publications that were dropped, for being slow.
+    pub counts: Counts,
+}
+
+/// What slow consumers were spared or denied.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub deliveries: u64,
+    pub disconnected: u64,
+    pub dropped: u64,
+    pub gaps: u64,
+}
+
+impl Locals {
+    pub fn new(queue_bytes_max: usize, lease: Lease) -> Locals {
+        Locals {
+            by_name: HashMap::new(),
+            topics: Slab::new(),
+            walking: VecDeque::new(),
+            catching_up: VecDeque::new(),
+            bytes: 0,
+            lease,
+            queue_bytes_max,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The number of a topic with subscribers here.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Its name.
+    pub fn name(&self, number: u32) -> &Name {
+        &self.topics[number as usize].name
+    }
+
+    /// Bytes held in logs.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes a connection a subscriber of what arrives from now on.
+    pub fn attach(&mut self, name: &Name, conn: ConnId, passed_by: bool, namespaces: &Namespaces) -> SubRef {
+        let number = match self.by_name.get(name) {
+            Some(number) => *number,
+            None => {
+                let number = self.topics.insert(Topic {
+                    name: name.clone(),
+                    settings: namespaces.number(name),
+                    subs: Vec::new(),
+                    holes: Vec::new(),
+                    log: Log::default(),
+                    at: 0,
+                    left: 0,
+                    lags: BTreeMap::new(),
+                    joined: None,
+                }) as u32;
+                self.by_name.insert(name.clone(), number);
+                number
+            }
+        };
+        let topic = &mut self.topics[number as usize];
+        let generation = conn.generation | if passed_by { PASSED_BY } else { 0 };
+        let sub = Sub { slot: conn.slot, generation, cursor: topic.log.next() };
+        let at = match topic.holes.pop() {
+            Some(hole) => {
+                topic.subs[hole as usize] = sub;
+                hole
+            }
+            None => {
+                topic.subs.push(sub);
+                topic.left += u32::from(topic.left > 0); // a walk under way still has all the others before it
+                topic.subs.len() as u32 - 1
+            }
+        };
+        SubRef { topic: number, at }
+    }
+
+    /// Ends a subscription; returns the bytes it was owed.
+    pub fn detach(&mut self, sub: SubRef) -> usize {
+        let topic = &mut self.topics[sub.topic as usize];
+        let cursor = topic.subs[sub.at as usize].cursor;
+        topic.subs[sub.at as usize].generation = HOLE;
+        topic.holes.push(sub.at);
+        let lag = topic.lags.remove(&sub.at);
+        let owed = lag.as_ref().map_or(0, |lag| lag.owed_bytes(&topic.log, cursor));
+        if topic.holes.len() == topic.subs.len() {
+            self.bytes -= topic.log.bytes;
+            let topic = self.topics.remove(sub.topic as usize);
+            self.by_name.remove(&topic.name);
+            self.walking.retain(|walking| *walking != sub.topic);
+        } else if lag.is_some() {
+            self.release_log(sub.topic);
+        }
+        owed
+    }
+
+    /// Appends what arrived for a topic; without subscribers here it is nobody's.
+    pub fn append(&mut self, name: &Name, item: Item) {
+        let Some(number) = self.by_name.get(name).copied() else { return };
+        let topic = &mut self.topics[number as usize];
+        self.bytes += item.frame.len();
+        topic.log.push(item);
+        if topic.left == 0 {
+            self.walking.push_back(number);
+        }
+        topic.left = topic.subs.len() as u32;
+    }
+
+    /// Goes on with the walks and with those who catch up, in bounded steps. True when nothing is left to do.
+    pub fn step(&mut self, sessions: &mut Sessions, namespaces: &Namespaces, out: &mut Outbox<Mail>) -> bool {
+        self.catch_up(sessions, out);
+        let (mut given, mut looked_at) = (GIVEN_PER_TURN, LOOKED_AT_PER_TURN);
+        while given > 0 && looked_at > 0 {
+            let Some(number) = self.walking.pop_front() else { break };
+            self.walk(number, &mut given, &mut looked_at, sessions, namespaces, out);
+            if self.topics[number as usize].left > 0 {
+                self.walking.push_back(number);
+            } else {
+                self.release_log(number);
+            }
+        }
+        self.walking.is_empty() && self.catching_up.is_empty()
+    }
+
+    fn walk(
+        &mut self,
+        number: u32,
+        given: &mut usize,
+        looked_at: &mut usize,
+        sessions: &mut Sessions,
+        namespaces: &Namespaces,
+        out: &mut Outbox<Mail>,
+    ) {
+        while self.topics[number as usize].left > 0 && *given > 0 && *looked_at > 0 {
+            let topic = &mut self.topics[number as usize];
+            topic.left -= 1;
+            *looked_at -= 1;
+            if topic.at as usize >= topic.subs.len() {
+                topic.at = 0;
+            }
+            let at = topic.at;
+            topic.at += 1;
+            let sub = &topic.subs[at as usize];
+            let next = topic.log.next();
+            if sub.generation == HOLE {
+                continue;
+            }
+            if sub.is_passed_by() {
+                self.owe(number, at, sessions, namespaces, out);
+            } else if sub.cursor != next {
+                *given -= 1;
+                if next.wrapping_sub(sub.cursor) as usize > GIVEN_ITEMS_MAX {
+                    let conn = sub.conn();
+                    self.pass_by(sessions, conn);
+                    self.begin_catching_up(sessions, conn);
+                    self.owe(number, at, sessions, namespaces, out);
+                } else {
+                    self.give_all(number, at, out);
+                }
+            }
+        }
+    }
+
+    /// Gives a subscriber everything after its cursor.
+    fn give_all(&mut self, number: u32, at: u32, out: &mut Outbox<Mail>) {
+        let topic = &mut self.topics[number as usize];
+        let next = topic.log.next();
+        let sub = &mut topic.subs[at as usize];
+        let (cursor, conn) = (std::mem::replace(&mut sub.cursor, next), sub.conn());
+        let count = next.wrapping_sub(cursor);
+        self.counts.deliveries += u64::from(count);
+        let excepted = topic.log.since(cursor).any(|item| item.except == Some(conn));
+        if count == 1 || excepted {
+            for item in topic.log.since(cursor).filter(|item| item.except != Some(conn)) {
+                out.send_frame(conn, item.frame.clone());
+            }
+            return;
+        }
+        let is_joined = matches!(&topic.joined, Some((from, to, _)) if (*from, *to) == (cursor, next));
+        if !is_joined {
+            let frames: Vec<&[u8]> = topic.log.since(cursor).map(|item| &item.frame[..]).collect();
+            topic.joined = Some((cursor, next, Payload::new(&frames)));
+        }
+        if let Some((_, _, joined)) = &topic.joined {
+            out.send_frames(conn, joined.clone(), count);
+        }
+    }
+
+    /// Counts what has arrived for a subscriber that is passed by, and applies the policy when that is too much.
+    fn owe(
+        &mut self,
+        number: u32,
+        at: u32,
+        sessions: &mut Sessions,
+        namespaces: &Namespaces,
+        out: &mut Outbox<Mail>,
+    ) {
+        let topic = &mut self.topics[number as usize];
+        let sub = &mut topic.subs[at as usize];
+        let Some(session) = sessions.get(sub.conn()) else { return };
+        let policy: SlowConsumer = namespaces.numbered(topic.settings).slow_consumer;
+        // What everybody is owed together is bounded too: over that nobody is owed anything.
+        let bytes_max = if self.lease.covers(self.bytes) { self.queue_bytes_max } else { 0 };
+        if session.is_ended() {
+            sub.cursor = topic.log.next();
+            return;
+        }
+        let lag = topic.lags.entry(at).or_insert_with(|| Lag::from(sub.cursor));
+        let owed = *session.owed_bytes();
+        match lag.owe(&topic.log, &mut sub.cursor, owed, bytes_max, policy, &mut self.counts.dropped) {
+            Verdict::Owed(bytes) => *session.owed_bytes() = bytes,
+            Verdict::TooSlow => {
+                self.counts.disconnected += 1;
+                sub.cursor = topic.log.next();
+                session.end();
+                out.end(sub.conn(), CloseReason::SlowConsumer);
+                topic.lags.remove(&at);
+            }
+        }
+    }
+
+    /// A connection's socket is full: walks pass it by from now on.
+    pub fn pass_by(&mut self, sessions: &mut Sessions, conn: ConnId) {
+        let Some(session) = sessions.get(conn) else { return };
+        for sub in session.subs() {
+            self.topics[sub.topic as usize].subs[sub.at as usize].generation |= PASSED_BY;
+        }
+    }
+
+    /// A connection has room again: it is given what it is owed, and then no longer passed by.
+    pub fn begin_catching_up(&mut self, sessions: &mut Sessions, conn: ConnId) {
+        if sessions.get(conn).is_some_and(|session| session.begin_catching_up()) {
+            self.catching_up.push_back(conn);
+        }
+    }
+
+    fn catch_up(&mut self, sessions: &mut Sessions, out: &mut Outbox<Mail>) {
+        for _ in 0..self.catching_up.len().min(GIVEN_PER_TURN) {
+            let Some(conn) = self.catching_up.pop_front() else { return };
+            let Some(session) = sessions.get(conn) else { continue };
+            if session.is_blocked() {
+                session.end_catching_up(); // its next room begins it again
+                continue;
+            }
+            let mut batch = Batch { bytes: GIVEN_BYTES_MAX, items: GIVEN_ITEMS_MAX, freed: 0 };
+            let subs: Vec<SubRef> = session.subs().collect();
+            let caught_up = subs.into_iter().all(|sub| self.catch_up_one(sub, &mut batch, out));
+            let Some(session) = sessions.get(conn) else { continue };
+            *session.owed_bytes() -= batch.freed;
+            if caught_up {
+                session.end_catching_up();
+            } else {
+                self.catching_up.push_back(conn);
+            }
+        }
+    }
+
+    /// Gives one subscription what it is owed, as far as the batch goes; true when that was all.
+    fn catch_up_one(&mut self, sub: SubRef, batch: &mut Batch, out: &mut Outbox<Mail>) -> bool {
+        let number = sub.topic;
+        let topic = &mut self.topics[number as usize];
+        let (conn, cursor) = (topic.subs[sub.at as usize].conn(), &mut topic.subs[sub.at as usize].cursor);
+        if let Some(lag) = topic.lags.get_mut(&sub.at) {
+            if let Some((from, to)) = lag.take_gap_before() {
+                self.counts.gaps += 1;
+                out.send_frame(conn, wire::gap(&topic.name, from, to, SLOW));
+            }
+            let mut frames: Vec<&[u8]> = Vec::new();
+            while *cursor != lag.end() && batch.items > 0 && batch.bytes > 0 {
+                let item = topic.log.get(*cursor);
+                *cursor = cursor.wrapping_add(1);
+                batch.take(item.frame.len());
+                if item.except != Some(conn) {
+                    frames.push(&item.frame);
+                }
+            }
+            if !frames.is_empty() {
+                self.counts.deliveries += frames.len() as u64;
+                out.send_frames(conn, Payload::new(&frames), frames.len() as u32);
+            }
+            if *cursor != lag.end() {
+                return false;
+            }
+            if let Some((from, to)) = lag.take_gap_behind() {
+                self.counts.gaps += 1;
+                out.send_frame(conn, wire::gap(&topic.name, from, to, SLOW));
+            }
+            *cursor = lag.seen();
+            topic.lags.remove(&sub.at);
+        }
+        topic.subs[sub.at as usize].generation &= !PASSED_BY;
+        self.release_log(number);
+        true
+    }
+
+    /// Drops what nobody is owed any more.
+    fn release_log(&mut self, number: u32) {
+        let topic = &mut self.topics[number as usize];
+        if topic.left > 0 {
+            return; // the walk under way has not shown everybody everything
+        }
+        let Topic { subs, lags, log, .. } = topic;
+        let age = |at: &u32| subs[*at as usize].cursor.wrapping_sub(log.first);
+        let oldest = lags.keys().map(age).min();
+        let before = log.bytes;
+        log.drop_before(oldest.map_or(log.next(), |age| log.first.wrapping_add(age)));
+        self.bytes -= before - log.bytes;
+        topic.joined = None;
+    }
+
+    /// Gives back what the lease holds beyond need.
+    pub fn on_tick(&mut self) {
+        self.lease.covers(self.bytes);
+    }
+}
+
+/// What one connection may still be given in this turn, and what that freed.
+struct Batch {
+    bytes: usize,
+    items: usize,
+    freed: usize,
+}
+
+impl Batch {
+    fn take(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.items -= 1;
+        self.freed += bytes;
+    }
+}

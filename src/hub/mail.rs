@@ -1,0 +1,171 @@
+//! What cores tell each other.
+//!
+//! A *call* is a box that goes to a home core and comes back with its answer: one allocation for both ways, and nothing
+//! to remember in between. Every call is answered exactly once. Deliveries go from a topic's home to the cores of its
+//! subscribers, in the order of their offsets.
+
+use super::name::Name;
+use super::stats::Figures;
+use crate::buf::Payload;
+use crate::handler::ConnId;
+
+/// Mail between cores. Small, because a ring of them stands between every two cores.
+pub enum Mail {
+    /// To a home core.
+    Ask(Box<Call>),
+    /// Back to where it came from.
+    Answer(Box<Call>),
+    /// Something in a topic, for its subscribers on this core.
+    Deliver {
+        /// The topic.
+        topic: Name,
+        /// Its place in the topic; 0 for an event, which has none.
+        offset: u64,
+        /// What they are sent.
+        frame: Payload,
+        /// A connection that does not get it.
+        except: Option<ConnId>,
+    },
+    /// Publications that this core will not get.
+    Gap {
+        /// The topic.
+        topic: Name,
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// A frame for one connection.
+    Forward {
+        /// The connection.
+        conn: ConnId,
+        /// What it is sent.
+        frame: Payload,
+    },
+    /// A connection is to be closed.
+    Cut {
+        /// The connection.
+        conn: ConnId,
+        /// Close code.
+        code: u16,
+        /// Close reason.
+        reason: Name,
+    },
+}
+
+const _: () = assert!(size_of::<Mail>() <= 40);
+
+/// A request to a home core, and its answer.
+pub struct Call {
+    pub asker: Asker,
+    pub ask: Ask,
+    pub answer: Option<Answer>,
+}
+
+/// Whose request it is.
+pub enum Asker {
+    /// A client's command; with an id it gets a reply.
+    Client { conn: ConnId, id: Option<Box<str>> },
+    /// The core's own.
+    Core,
+    /// Another thread's, through a handle.
+    Thread(oneshot::Sender<Answer>),
+}
+
+/// What is asked of a home core.
+pub enum Ask {
+    Subscribe {
+        topic: Name,
+        user: Option<Name>,
+        since: Option<Position>,
+    },
+    Unsubscribe {
+        topic: Name,
+        user: Option<Name>,
+    },
+    Publish {
+        topic: Name,
+        data: Box<str>,
+        user: Option<Name>,
+        except: Option<ConnId>,
+    },
+    Presence {
+        topic: Name,
+        limit: usize,
+        after: Option<Box<str>>,
+    },
+    History {
+        topic: Name,
+        limit: usize,
+        since: Option<u64>,
+    },
+    /// A connection of a user has opened.
+    Open {
+        user: Name,
+        conn: ConnId,
+    },
+    /// It has closed.
+    Close {
+        user: Name,
+        conn: ConnId,
+    },
+    /// A frame for every connection of a user.
+    Direct {
+        user: Name,
+        frame: Payload,
+    },
+    /// Every connection of a user is to be closed.
+    Disconnect {
+        user: Name,
+        code: u16,
+        reason: Name,
+    },
+    /// This core's figures.
+    Figures,
+}
+
+/// A place in a topic's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub epoch: u32,
+    pub offset: u64,
+}
+
+/// What a home core answers.
+pub enum Answer {
+    Done,
+    Subscribed(Subscribed),
+    Published {
+        offset: u64,
+    },
+    Presence {
+        users: Vec<(Name, u32)>,
+        total: usize,
+    },
+    History {
+        last: Position,
+        frames: Vec<Payload>,
+    },
+    /// Handed to so many connections.
+    Sent {
+        connections: usize,
+    },
+    Figures(Figures),
+    /// There is no room on the way; nothing was done.
+    TryAgain,
+}
+
+/// How a subscription begins: `missed`, then whatever comes after `last`.
+pub struct Subscribed {
+    pub last: Position,
+    pub recovered: bool,
+    pub missed: Vec<Payload>,
+    pub members: u64,
+}
+
+impl Call {
+    /// A request of this core, whose answer matters to nobody.
+    pub fn own(ask: Ask) -> Box<Call> {
+        Box::new(Call { asker: Asker::Core, ask, answer: None })
+    }
+}

@@ -1,0 +1,324 @@
+//! Channels, rooms and users of a running server, from any thread or task.
+//!
+//! A request goes to the home core it concerns; what comes back is a [`Pending`], which a thread waits for, a task awaits,
+//! and who does not care drops. Nothing here blocks until somebody waits.
+
+use super::handle::Handle;
+use super::{Builder, Front, Server};
+use crate::config::Config;
+use crate::hub::{self, Answer, Ask, Asker, Budget, Call, Figures, Hooks, Hub, Mail, Name};
+use crate::proto::command::{ROOM_MARK, is_name};
+use crate::sys::host::{self, HostFacts};
+use serde::de::IgnoredAny;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+impl Builder {
+    /// The application is the hub: channels, rooms, users, presence and history. `make(core)` is called once on each
+    /// core and gives what the application adds; [`hub::Open`] adds nothing.
+    ///
+    /// ```no_run
+    /// use megasock::{Server, hub::Open};
+    /// let running = Server::builder().hub(|_core| Open).start()?;
+    /// running.handle().publish("scores", br#"{"home":1}"#)?;
+    /// running.wait();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hub<K, F>(self, make: F) -> Server<impl Fn(usize) -> Front<K> + Send + Sync + 'static>
+    where
+        K: Hooks,
+        F: Fn(usize) -> K + Send + Sync + 'static,
+    {
+        let (options, echo) = (Arc::new(options(&self.config)), self.config.echo);
+        self.handler(move |core| Front::new(Hub::new(Arc::clone(&options), make(core)), echo))
+    }
+}
+
+/// The hub's part of a configuration.
+fn options(config: &Config) -> hub::Options {
+    let budget_bytes =
+        config.slow_consumer_budget_bytes.unwrap_or_else(|| HostFacts::read().memory_bytes() / 4);
+    hub::Options {
+        namespaces: config.namespaces.clone(),
+        topics_per_connection_max: config.max_topics_per_connection as usize,
+        send_queue_bytes_max: config.send_queue_bytes_max,
+        replay_bytes_max: config.send_queue_bytes_max / 2,
+        history_bytes_max: config.history_bytes_per_core,
+        slow_budget: Budget::new(budget_bytes as usize),
+        server_id: config.server_id.clone().unwrap_or_else(host::name),
+        ping_interval_ms: config.ping_interval_ms.unwrap_or(0),
+        takes_names: !config.production,
+    }
+}
+
+/// Why a request could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invalid {
+    /// A topic or user has 1 to 255 bytes, no control characters, and more than separators.
+    Name,
+    /// What is sent must be one JSON value.
+    Json,
+    /// There is no such connection.
+    ConnectionId,
+    /// The server has stopped.
+    Stopped,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Invalid::Name => "a name has 1 to 255 bytes, no control characters, and more than separators",
+            Invalid::Json => "what is sent must be one JSON value",
+            Invalid::ConnectionId => "there is no such connection",
+            Invalid::Stopped => "the server has stopped",
+        })
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The server has stopped.
+    Stopped,
+    /// There was no room on the way between cores; nothing was done.
+    TryAgain,
+    /// Not within the time given; it may still happen.
+    Timeout,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unanswered::Stopped => "the server has stopped",
+            Unanswered::TryAgain => "the server is busy: try again",
+            Unanswered::Timeout => "there was no answer in time",
+        })
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// An answer on its way. Await it, [`Pending::wait`] for it, or drop it: the request is carried out all the same.
+pub struct Pending<T> {
+    answers: Vec<oneshot::Receiver<Answer>>,
+    answered: Vec<Answer>,
+    read: Box<dyn Fn(Vec<Answer>) -> Option<T> + Send>,
+}
+
+impl<T> Pending<T> {
+    fn one(
+        answer: oneshot::Receiver<Answer>,
+        read: impl Fn(Answer) -> Option<T> + Send + 'static,
+    ) -> Pending<T> {
+        let read = move |answers: Vec<Answer>| answers.into_iter().next().and_then(&read);
+        Pending { answers: vec![answer], answered: Vec::new(), read: Box::new(read) }
+    }
+
+    /// Blocks until the answer is there. Not for a core's thread: it would wait for itself.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn wait(mut self, timeout: Duration) -> Result<T, Unanswered> {
+        for answer in std::mem::take(&mut self.answers) {
+            let answer = answer.recv_timeout(timeout).map_err(|error| match error {
+                oneshot::RecvTimeoutError::Timeout => Unanswered::Timeout,
+                oneshot::RecvTimeoutError::Disconnected => Unanswered::Stopped,
+            })?;
+            self.answered.push(answer);
+        }
+        (self.read)(self.answered).ok_or(Unanswered::TryAgain)
+    }
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, Unanswered>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        while let Some(answer) = this.answers.last_mut() {
+            match Pin::new(answer).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Unanswered::Stopped)),
+                Poll::Ready(Ok(answer)) => {
+                    this.answers.pop();
+                    this.answered.push(answer);
+                }
+            }
+        }
+        let answered = std::mem::take(&mut this.answered);
+        Poll::Ready((this.read)(answered).ok_or(Unanswered::TryAgain))
+    }
+}
+
+/// A page of the users in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPage {
+    /// Names in order, each with its number of subscribed connections.
+    pub users: Vec<(String, u32)>,
+    /// Users on all pages.
+    pub total: usize,
+}
+
+/// Part of a topic's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// Offsets of another epoch mean other messages.
+    pub epoch: String,
+    /// The newest message, here or not.
+    pub last_id: u64,
+    /// JSON objects with `id`, `data` and `ts`, oldest first.
+    pub messages: Vec<String>,
+}
+
+/// A topic is a channel, or a room when its name begins with `room:`. Data is one JSON value.
+impl Handle<Mail> {
+    /// Publishes to a topic; the answer is the message's offset.
+    ///
+    /// # Errors
+    /// The name or the data is invalid, or the server has stopped.
+    pub fn publish(&self, topic: &str, data: impl AsRef<[u8]>) -> Result<Pending<u64>, Invalid> {
+        let (name, data) = (topic_name(topic)?, json(data.as_ref())?);
+        let ask = Ask::Publish { topic: name.clone(), data: data.into(), user: None, except: None };
+        let answer = self.ask(name.home(self.cores()), ask)?;
+        Ok(Pending::one(answer, |answer| match answer {
+            Answer::Published { offset } => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// Sends a direct message to every connection of a user; the answer is their number.
+    ///
+    /// # Errors
+    /// The name or the data is invalid, or the server has stopped.
+    pub fn send_to_user(&self, user: &str, data: impl AsRef<[u8]>) -> Result<Pending<usize>, Invalid> {
+        let (user, data) = (user_name(user)?, json(data.as_ref())?);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let frame = hub::direct_from_server(data, now.as_millis() as u64);
+        let answer = self.ask(user.home(self.cores()), Ask::Direct { user, frame })?;
+        Ok(Pending::one(answer, connections))
+    }
+
+    /// The users subscribed to a topic, in the order of their names: up to `limit` that come after `after`.
+    ///
+    /// # Errors
+    /// The name is invalid, or the server has stopped.
+    pub fn presence(
+        &self,
+        topic: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Pending<UserPage>, Invalid> {
+        let topic = topic_name(topic)?;
+        let home = topic.home(self.cores());
+        let answer = self.ask(home, Ask::Presence { topic, limit, after: after.map(Box::from) })?;
+        Ok(Pending::one(answer, |answer| match answer {
+            Answer::Presence { users, total } => {
+                let users =
+                    users.iter().map(|(user, connections)| (user.to_string(), *connections)).collect();
+                Some(UserPage { users, total })
+            }
+            _ => None,
+        }))
+    }
+
+    /// Up to `limit` messages of a topic's history: those after `since`, or else the newest.
+    ///
+    /// # Errors
+    /// The name is invalid, or the server has stopped.
+    pub fn history(
+        &self,
+        topic: &str,
+        since: Option<u64>,
+        limit: usize,
+    ) -> Result<Pending<HistoryPage>, Invalid> {
+        let topic = topic_name(topic)?;
+        let name = topic.clone();
+        let answer = self.ask(topic.home(self.cores()), Ask::History { topic, limit, since })?;
+        Ok(Pending::one(answer, move |answer| match answer {
+            Answer::History { last, frames } => Some(HistoryPage {
+                epoch: hub::epoch(last.epoch),
+                last_id: last.offset,
+                messages: hub::history_items(&name, &frames),
+            }),
+            _ => None,
+        }))
+    }
+
+    /// Closes every connection of a user with this code (1000, or 3000-4999); the answer is their number.
+    ///
+    /// # Errors
+    /// The name is invalid, or the server has stopped.
+    pub fn disconnect_user(&self, user: &str, code: u16, reason: &str) -> Result<Pending<usize>, Invalid> {
+        let user = user_name(user)?;
+        let home = user.home(self.cores());
+        let answer = self.ask(home, Ask::Disconnect { user, code, reason: Name::new(reason) })?;
+        Ok(Pending::one(answer, connections))
+    }
+
+    /// Closes one connection, by the id its welcome told. One that has gone is passed over.
+    ///
+    /// # Errors
+    /// The id was never one, or the server has stopped.
+    pub fn disconnect(&self, connection_id: &str, code: u16, reason: &str) -> Result<(), Invalid> {
+        let place = hub::parse_connection_id(connection_id).filter(|(core, _)| *core < self.cores());
+        let (core, conn) = place.ok_or(Invalid::ConnectionId)?;
+        let cut = Mail::Cut { conn, code, reason: Name::new(reason) };
+        self.send(core, cut).map_err(|_| Invalid::Stopped)
+    }
+
+    /// What all cores have and have done.
+    ///
+    /// # Errors
+    /// The server has stopped.
+    pub fn figures(&self) -> Result<Pending<Figures>, Invalid> {
+        let answers = (0..self.cores()).map(|core| self.ask(core, Ask::Figures)).collect::<Result<_, _>>()?;
+        let read = |answers: Vec<Answer>| {
+            let mut sum = Figures::default();
+            for answer in answers {
+                if let Answer::Figures(figures) = answer {
+                    sum += figures;
+                }
+            }
+            Some(sum)
+        };
+        Ok(Pending { answers, answered: Vec::new(), read: Box::new(read) })
+    }
+
+    fn ask(&self, core: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Invalid> {
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(Call { asker: Asker::Thread(reply), ask, answer: None });
+        self.send(core, Mail::Ask(call)).map_err(|_| Invalid::Stopped)?;
+        Ok(answer)
+    }
+}
+
+fn connections(answer: Answer) -> Option<usize> {
+    match answer {
+        Answer::Sent { connections } => Some(connections),
+        _ => None,
+    }
+}
+
+fn user_name(user: &str) -> Result<Name, Invalid> {
+    if is_name(user) { Ok(Name::new(user)) } else { Err(Invalid::Name) }
+}
+
+fn topic_name(topic: &str) -> Result<Name, Invalid> {
+    if is_name(topic.strip_prefix(ROOM_MARK).unwrap_or(topic)) {
+        Ok(Name::new(topic))
+    } else {
+        Err(Invalid::Name)
+    }
+}
+
+fn json(data: &[u8]) -> Result<&str, Invalid> {
+    let text = std::str::from_utf8(data).map_err(|_| Invalid::Json)?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|_| Invalid::Json)?;
+    Ok(text.trim_ascii())
+}
