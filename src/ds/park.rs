@@ -44,7 +44,8 @@ impl Park {
     /// Somebody has put mail where this core looks after it has parked. True: it is parked and the caller must ring.
     pub fn rouse(&self) -> bool {
         fence(Ordering::SeqCst); // with the one in `park`
-        self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel)
+        self.parked.load(Ordering::Relaxed)
+            && self.parked.compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The core takes the cores that have put mail since the last time. It must empty their rings before it parks.
@@ -82,38 +83,5 @@ impl Park {
     /// The core is awake: nobody needs to ring.
     pub fn unpark(&self) {
         self.parked.store(false, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn taken(park: &Park) -> Vec<usize> {
-        let mut cores = Vec::new();
-        park.take(|core| cores.push(core));
-        cores
-    }
-
-    #[test]
-    fn a_parked_core_is_rung_once_and_a_busy_one_never() {
-        let park = Park::default();
-        assert!(!park.announce(3) && !park.rouse());
-        assert_eq!(taken(&park), [3]);
-        assert!(park.park());
-        assert!(park.announce(3));
-        assert!(!park.announce(4) && !park.announce(3) && !park.rouse());
-        park.unpark();
-        assert!(!park.park(), "with mail it does not sleep");
-        assert_eq!(taken(&park), [3, 4]);
-        assert!(park.park() && park.rouse() && !park.rouse());
-    }
-
-    #[test]
-    fn every_core_has_its_own_bit() {
-        let park = Park::default();
-        (0..PARK_CORES_MAX).for_each(|core| assert!(!park.announce(core)));
-        assert!(taken(&park).into_iter().eq(0..PARK_CORES_MAX));
-        assert!(taken(&park).is_empty());
     }
 }
