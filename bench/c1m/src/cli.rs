@@ -33,17 +33,24 @@ pub(crate) enum Row {
     Alive,
     /// Cut every connection and reconnect it
     Storm,
+    /// One publishes to all, to a tenth of the connections and to all of them: CPU per delivery, time to the last
+    Fanout,
+    /// Publications while one subscriber in a hundred never reads: what the others and the server's memory notice
+    Slow,
+    /// A third of the subscribers cut at random and back, over and over, while one publishes
+    Churn,
     /// Compare servers that take turns in short windows
     Turns(Turns),
 }
 
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 300
-    /// for echo, pipeline and turns]
+    /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 10,000
+    /// for fanout and slow; 3,000 for churn; 300 for echo, pipeline and turns]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) connections: Option<u64>,
-    /// Measure a running server instead of starting one (ws://HOST:PORT/PATH)
+    /// Measure a running server instead of starting one (ws://HOST:PORT/PATH, the path as in --path). For fanout, slow
+    /// and churn a path that is not /ws is a server that sends what one client says to all
     #[arg(long, global = true)]
     pub(crate) url: Option<String>,
     /// Source addresses, used in turn
@@ -62,24 +69,35 @@ pub(crate) struct Options {
     /// echo row]
     #[arg(long, global = true, value_name = "R")]
     pub(crate) echo_rate: Option<f64>,
-    /// How long each echo load runs
+    /// How long each load runs
     #[arg(long, global = true, default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) load: Duration,
-    /// Bytes of an echoed message
-    #[arg(long, global = true, default_value_t = 64, value_name = "BYTES")]
-    pub(crate) payload: usize,
+    /// Bytes of a message [default: 64; 1,024 for slow]
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub(crate) payload: Option<usize>,
     /// Messages in flight on each connection of a closed loop [default: 1; 16 for pipeline]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) depth: Option<u32>,
     /// Publications on their way at once in a closed loop: the next begins when every subscriber has received one
     #[arg(long, global = true, default_value_t = 1, value_name = "N")]
     pub(crate) outstanding: u32,
+    /// Publications a second of slow and churn [default: 10 and 20]
+    #[arg(long, global = true, value_name = "R")]
+    pub(crate) publish_rate: Option<f64>,
     /// Directory for report.json, report.html and server.log
     #[arg(long, global = true, default_value = "target/c1m", value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// The server to start [default: megasock beside this program]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) server: Option<PathBuf>,
+    /// A further argument for the server it starts; may be given again
+    #[arg(long = "server-arg", global = true, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) server_args: Vec<String>,
+    /// Path at the server it starts, {n} standing for the connection's number. /ws speaks the channel protocol, each
+    /// connection subscribed to one channel; any other path is an echo
+    /// [default: /ws?user=u{n} without a row and for alive, fanout, slow and churn; /echo for the others]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) path: Option<String>,
     /// Port of the server it starts
     #[arg(long, global = true, default_value_t = 9700)]
     pub(crate) port: u16,
@@ -91,9 +109,19 @@ pub(crate) struct Options {
     pub(crate) pin: Pin,
 }
 
+impl Options {
+    /// Bytes of a message.
+    pub(crate) fn payload(&self) -> usize {
+        self.payload.unwrap_or(PAYLOAD_BYTES)
+    }
+}
+
+/// Bytes of a message where neither a row nor the command line says otherwise.
+const PAYLOAD_BYTES: usize = 64;
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pin {
-    /// Split for echo and pipeline, share otherwise
+    /// Split for echo, pipeline, fanout, slow and churn, share otherwise
     Auto,
     /// The first half of the cores for the server, the second half for the driver
     Split,

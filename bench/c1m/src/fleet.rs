@@ -135,7 +135,8 @@ impl Fleet {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    fn order(&self, ring: usize, order: Order) {
+    /// Gives one ring an order, without waiting.
+    pub(crate) fn order(&self, ring: usize, order: Order) {
         // A ring that is gone shows as an outcome that never comes, which the stall limit ends.
         let _ = self.rings[ring].orders.send(order);
         self.rings[ring].waker.wake();

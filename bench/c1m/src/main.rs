@@ -15,6 +15,7 @@ mod ring;
 mod rows;
 mod run;
 mod server;
+mod stalled;
 mod target;
 mod topic;
 mod turns;

@@ -3,7 +3,7 @@
 use crate::cli::{Options, Row};
 use crate::fleet::Fleet;
 use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
-use crate::report::{Host, Report, Settings, page, table};
+use crate::report::{Host, Report, Settings, fanout, page, table};
 use crate::run::Run;
 use crate::server::{Launch, Server};
 use crate::target::Target;
@@ -30,29 +30,56 @@ struct Recipe {
     /// Server and driver on different cores.
     splits: bool,
     depth: u32,
+    payload_bytes: usize,
+    /// Path at a server of its own.
+    path: &'static str,
+    /// The server gets room for one more in so many: a connection is opened again before the server has noticed the end of
+    /// the last.
+    spare_one_in: u64,
+    /// It makes no sense without a topic.
+    fans_out: bool,
     phases: fn(&mut Run, &Recipe),
 }
 
+/// Room the server has beside its share, whatever the row.
+const SERVER_SPARE: u64 = 64;
+const ECHO: &str = "/echo";
+/// Each connection a user of its own.
+const CHANNELS: &str = "/ws?user=u{n}";
+
 fn recipe(row: Option<&Row>) -> Recipe {
-    let (many, few) = (Size::UpTo(200_000), Size::UpTo(300));
-    let (name, size, splits, depth, phases): (_, _, _, _, fn(&mut Run, &Recipe)) = match row {
-        None => ("all", Size::Carry, false, 1, all),
-        Some(Row::Idle) => ("idle", many, false, 1, idle),
-        Some(Row::Ramp) => ("ramp", many, false, 1, |run, _| run.ramp(1.0)),
-        Some(Row::Echo | Row::Turns(_)) => ("echo", few, true, 1, echo),
-        Some(Row::Pipeline) => ("pipeline", few, true, 16, pipeline),
-        Some(Row::Alive) => ("alive", Size::Carry, false, 1, alive),
-        Some(Row::Storm) => ("storm", many, false, 1, storm),
+    let many = Size::UpTo(200_000);
+    let plain = Recipe {
+        name: "all",
+        size: Size::Carry,
+        splits: false,
+        depth: 1,
+        payload_bytes: 64,
+        path: ECHO,
+        spare_one_in: 64,
+        fans_out: false,
+        phases: all,
     };
-    Recipe { name, size, splits, depth, phases }
+    let few = Recipe { size: Size::UpTo(300), splits: true, ..plain };
+    let topic = Recipe { size: Size::UpTo(10_000), splits: true, path: CHANNELS, fans_out: true, ..plain };
+    match row {
+        None => Recipe { path: CHANNELS, ..plain },
+        Some(Row::Idle) => Recipe { name: "idle", size: many, phases: idle, ..plain },
+        Some(Row::Ramp) => Recipe { name: "ramp", size: many, phases: |run, _| run.ramp(1.0), ..plain },
+        Some(Row::Echo | Row::Turns(_)) => Recipe { name: "echo", phases: echo, ..few },
+        Some(Row::Pipeline) => Recipe { name: "pipeline", depth: 16, phases: pipeline, ..few },
+        Some(Row::Alive) => Recipe { name: "alive", path: CHANNELS, phases: alive, ..plain },
+        Some(Row::Storm) => Recipe { name: "storm", size: many, phases: storm, ..plain },
+        Some(Row::Fanout) => Recipe { name: "fanout", phases: fan_out, ..topic },
+        Some(Row::Slow) => Recipe { name: "slow", payload_bytes: 1024, phases: slow, ..topic },
+        Some(Row::Churn) => {
+            Recipe { name: "churn", size: Size::UpTo(3_000), spare_one_in: 2, phases: churn, ..topic }
+        }
+    }
 }
 
 /// Echoes a second of an open loop that nobody set.
 const ECHO_RATE: f64 = 20_000.0;
-
-/// The server gets room for one more in so many: in a storm a connection is opened again before the server has noticed the
-/// end of the last.
-const SERVER_SPARE: u64 = 64;
 
 /// A run of ten times as many measures how much of their echo rate is left.
 const RETENTION_FROM: f64 = 10_000.0;
@@ -68,6 +95,7 @@ fn all(run: &mut Run, _: &Recipe) {
     run.echo_each("every one echoes");
     run.measure_memory();
     run.hold(run.options.hold);
+    run.broadcast();
     run.closed_loop_over_all();
     run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.load);
     run.echo_each("counting again");
@@ -100,6 +128,7 @@ fn alive(run: &mut Run, _: &Recipe) {
     run.echo_each("every one echoes");
     run.measure_memory();
     run.hold(run.options.hold);
+    run.broadcast();
     run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.hold.max(run.options.load));
     run.echo_each("counting again");
 }
@@ -111,12 +140,34 @@ fn storm(run: &mut Run, _: &Recipe) {
     run.echo_each("every one echoes");
 }
 
+fn fan_out(run: &mut Run, _: &Recipe) {
+    for part in [0.1, 1.0] {
+        run.ramp(part);
+        run.echo_each("every one pings");
+        run.fan_out();
+    }
+}
+
+fn slow(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.echo_each("every one pings");
+    run.slow();
+}
+
+fn churn(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.churn();
+    run.echo_each("every one pings");
+}
+
 /// Runs a row and reports it.
 pub(crate) fn measure(row: Option<&Row>, options: &Options) -> Result<ExitCode, String> {
     let recipe = recipe(row);
+    let mut options = options.clone();
+    options.payload.get_or_insert(recipe.payload_bytes);
     raise_nofile().map_err(|error| format!("RLIMIT_NOFILE: {error}"))?;
     let facts = HostFacts::read();
-    let mut run = prepare(&recipe, options, &facts)?;
+    let mut run = prepare(&recipe, &options, &facts)?;
     (recipe.phases)(&mut run, &recipe);
     let report = run.end();
     print!("\n{}", table::text(&report));
@@ -129,7 +180,8 @@ pub(crate) fn measure(row: Option<&Row>, options: &Options) -> Result<ExitCode, 
 fn failed(report: &Report) -> bool {
     let connections = report.connections.as_ref();
     let broken = connections.is_none_or(|c| {
-        c.failed + c.lost + c.echoes_mismatched + c.echoes_unanswered > 0 || c.opened < c.requested
+        let wrong = c.echoes_mismatched + c.echoes_unanswered + c.misdelivered;
+        c.failed + c.lost + wrong + fanout::missing(report) > 0 || c.opened < c.requested
     });
     let refused = report.echo.as_ref().is_some_and(|echo| echo.refused.is_some());
     !report.interrupted && (broken || refused)
@@ -146,7 +198,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
     let mut settings = Settings {
         driver_cores: Cores::list(&cores.driver),
         in_flight: options.in_flight,
-        payload_bytes: options.payload,
+        payload_bytes: options.payload(),
         ..Settings::default()
     };
     if target.is_none() {
@@ -155,23 +207,32 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
             program: options.server.as_deref(),
             port: options.port,
             reactors,
-            connections: connections + connections / SERVER_SPARE + SERVER_SPARE,
+            connections: connections + connections / recipe.spare_one_in + SERVER_SPARE,
             cores: &server_cores,
-            message_bytes: options.payload,
+            message_bytes: options.payload(),
+            args: &options.server_args,
             log: &options.out.join("server.log"),
         };
         let started = Server::start(&launch)?;
-        target = Some(Target::parse(&format!("ws://127.0.0.1:{}/echo", started.port), &options.sources)?);
+        let path = options.path.as_deref().unwrap_or(recipe.path);
+        target = Some(Target::parse(&format!("ws://127.0.0.1:{}{path}", started.port), &options.sources)?);
         server = Some(started);
         (settings.reactors, settings.server_cores) = (Some(reactors), Some(server_cores));
     }
     let mut target = target.ok_or("no server")?;
+    if recipe.fans_out {
+        target.fans_out()?;
+    }
     target.spread(connections, binds(&facts.kernel_release));
     settings.url.clone_from(&target.url);
-    let slots = rings(facts, connections, cores.driver.len());
+    let slots = match target.speech.publishes() {
+        // The publisher has a ring to itself: it can publish while the others do something else.
+        true => [vec![1], rings(facts, connections.saturating_sub(1), cores.driver.len())].concat(),
+        false => rings(facts, connections, cores.driver.len()),
+    };
     settings.rings = slots.len();
     announce(&settings, connections, &target);
-    let fleet = Fleet::start(&[(target, slots)], &cores.driver, interrupted)?;
+    let fleet = Fleet::start(&[(target.clone(), slots)], &cores.driver, interrupted)?;
     let report = Report {
         row: recipe.name.to_owned(),
         version: env!("CARGO_PKG_VERSION"),
@@ -180,7 +241,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
         settings,
         ..Report::default()
     };
-    Ok(Run::new(options.clone(), fleet, server, report, [cores.server.len(), cores.driver.len()]))
+    Ok(Run::new(options.clone(), fleet, target, server, report, [cores.server.len(), cores.driver.len()]))
 }
 
 /// Whether io_uring can bind a socket (Linux 6.11).

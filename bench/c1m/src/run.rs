@@ -3,6 +3,8 @@
 //! Each phase is bounded in time and leaves the connections idle. After Ctrl-C the remaining phases do nothing, so the
 //! report holds what was measured until then.
 
+mod publish;
+
 use crate::cli::Options;
 use crate::fleet::{Fleet, Joint, openers};
 use crate::observe::cpu::{ProcessCpu, host_busy};
@@ -14,6 +16,7 @@ use crate::report::{
 };
 use crate::ring::Order;
 use crate::server::Server;
+use crate::target::{Speech, Target};
 use std::time::{Duration, Instant};
 
 /// A ramp slower than this, on average, is ended.
@@ -39,6 +42,11 @@ pub(crate) struct Run {
     pub(crate) fleet: Fleet,
     pub(crate) server: Option<Server>,
     pub(crate) report: Report,
+    target: Target,
+    /// There is a topic, and everyone is subscribed to it.
+    publishes: bool,
+    /// Most resident memory of the server seen during the last publications.
+    rss_peak_bytes: u64,
     server_cpu: Option<ProcessCpu>,
     driver_cpu: ProcessCpu,
     server_core_count: usize,
@@ -59,6 +67,7 @@ impl Run {
     pub(crate) fn new(
         options: Options,
         fleet: Fleet,
+        target: Target,
         server: Option<Server>,
         report: Report,
         core_counts: [usize; 2],
@@ -72,6 +81,9 @@ impl Run {
             driver_core_count: core_counts[1],
             packets_before: Packets::now(),
             started: Instant::now(),
+            publishes: target.speech.publishes(),
+            rss_peak_bytes: 0,
+            target,
             options,
             fleet,
             server,
@@ -146,15 +158,16 @@ impl Run {
         self.count(target.max(self.report.connections.as_ref().map_or(0, |c| c.requested)), &joint);
     }
 
-    /// One verified echo on every open connection.
+    /// One verified echo on every open connection; in channels a ping and its pong. Where what one says goes to all, there
+    /// is nothing to echo.
     pub(crate) fn echo_each(&mut self, what: &'static str) {
-        if self.over() {
+        if self.over() || self.target.speech == Speech::Topic {
             return;
         }
         let open = self.fleet.tally().open;
         let deadline = Instant::now() + Duration::from_secs(open / ECHOES_PER_SECOND_MIN) + GRACE;
         let window = (SWEEP_IN_FLIGHT / self.fleet.len()).max(2) as u32;
-        let payload_bytes = self.options.payload;
+        let payload_bytes = self.options.payload();
         let echoed = self.fleet.tally().echoes;
         let mut progress = Progress::new(what, open, self.pid());
         let joint = self.fleet.run_all(
@@ -226,14 +239,14 @@ impl Run {
     pub(crate) fn closed_loop_over_all(&mut self) {
         let rings = self.fleet.len();
         let window = (SWEEP_IN_FLIGHT / rings).max(1) as u32;
-        let payload_bytes = self.options.payload;
+        let payload_bytes = self.options.payload();
         let how = format!("{} in flight over all connections", window as usize * rings);
         self.closed(how, |until| Order::Sweep { payload_bytes, window, until: Some(until) });
     }
 
     /// Closed loop on each connection.
     pub(crate) fn closed_loop_on_each(&mut self, depth: u32) {
-        let payload_bytes = self.options.payload;
+        let payload_bytes = self.options.payload();
         let how = format!("{depth} in flight on each connection");
         self.closed(how, |until| Order::Closed { payload_bytes, connections: u32::MAX, depth, until });
     }
@@ -307,7 +320,7 @@ impl Run {
         let rings = self.fleet.len();
         let from = Instant::now() + PACED_LEAD;
         let until = from + load;
-        let payload_bytes = self.options.payload;
+        let payload_bytes = self.options.payload();
         let echoed = self.fleet.tally().echoes;
         // A ring's share of the rate is its share of the connections; the rings start evenly apart.
         let slots = self.fleet.slots_total() as f64;
@@ -360,7 +373,7 @@ impl Run {
         let mut progress = Progress::new("cutting", before.open, self.pid());
         let cut = self.fleet.run_all(
             deadline,
-            |_| Order::Cut,
+            |_| Order::Cut { part: 1.0 },
             |fleet| progress.at(before.open - fleet.tally().open),
         );
         drop(progress);
@@ -402,6 +415,9 @@ impl Run {
         connections.echoes = tally.echoes;
         connections.echoes_mismatched = tally.mismatched;
         connections.echoes_unanswered += joint.unanswered;
+        connections.deliveries = tally.deliveries;
+        connections.misdelivered = tally.misdelivered;
+        connections.gaps = tally.gaps;
     }
 
     /// Ends everything and returns the report.

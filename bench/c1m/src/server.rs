@@ -22,6 +22,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) reactors: usize,
     pub(crate) connections: u64,
     pub(crate) cores: &'a str,
+    pub(crate) args: &'a [String],
     /// Longest message of the run.
     pub(crate) message_bytes: usize,
     pub(crate) log: &'a Path,
@@ -47,6 +48,7 @@ impl Server {
         if launch.message_bytes > 65_536 {
             command.args(["--max-message-bytes", &launch.message_bytes.to_string()]);
         }
+        command.args(launch.args);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::from(log))
@@ -146,6 +148,7 @@ mod tests {
             connections: 1,
             cores: "0",
             message_bytes: 64,
+            args: &[],
             log: &log,
         };
         assert!(Server::start(&launch).err().unwrap().contains("ended at once"));

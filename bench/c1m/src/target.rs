@@ -30,6 +30,13 @@ pub(crate) enum Speech {
     Channels,
 }
 
+impl Speech {
+    /// Everyone is subscribed to one topic.
+    pub(crate) fn publishes(self) -> bool {
+        matches!(self, Speech::Topic | Speech::Channels)
+    }
+}
+
 /// The path of megasock's channel protocol.
 const CHANNELS_PATH: &str = "/ws";
 /// In a URL, it stands for the connection's number.

@@ -68,7 +68,7 @@ impl Topic {
         &self.lines[(number % WINDOW) as usize]
     }
 
-    /// Payloads from now on have this size and go to this many subscribers. Nothing is on its way.
+    /// Payloads from now on have this size and go to this many subscribers; 0: to whoever is there.
     pub(crate) fn begin(&self, payload_bytes: usize, subscribers: u32) {
         self.payload_bytes.store(payload_bytes, Relaxed);
         self.subscribers.store(subscribers, Relaxed);
@@ -89,7 +89,9 @@ impl Topic {
         let line = self.line(number);
         line.due_us.store(due_us, Relaxed);
         line.arrived.store(0, Relaxed);
-        line.done_us.store(0, Relaxed);
+        // With nobody in particular to receive it, it is done.
+        let done_us = if self.subscribers.load(Relaxed) == 0 { due_us.max(1) } else { 0 };
+        line.done_us.store(done_us, Relaxed);
         self.published.store(number + 1, Relaxed);
         number
     }

@@ -180,7 +180,7 @@ pub(crate) fn compare(turns: &Turns, options: &Options) -> Result<ExitCode, Stri
         host: Host::of(&facts),
         driver_core,
         connections,
-        payload_bytes: options.payload,
+        payload_bytes: options.payload(),
         depth: options.depth.unwrap_or(1),
         outstanding: options.outstanding,
         window_ms: turns.window.as_millis(),
@@ -242,7 +242,7 @@ impl Session<'_> {
         for contender in contenders.iter_mut() {
             self.open(contender, 1.0);
         }
-        let (payload_bytes, depth) = (self.options.payload, self.options.depth.unwrap_or(1));
+        let (payload_bytes, depth) = (self.options.payload(), self.options.depth.unwrap_or(1));
         for round in 0..self.rounds() {
             for at in order(round, contenders.len()) {
                 if self.fleet.interrupted() {
@@ -291,7 +291,7 @@ impl Session<'_> {
 
     fn publish(&self, subscribers: u64, time: Duration) -> Publish {
         Publish {
-            payload_bytes: self.options.payload,
+            payload_bytes: self.options.payload(),
             subscribers: subscribers as u32,
             outstanding: self.options.outstanding.max(1),
             per_second: None,
@@ -360,7 +360,7 @@ impl Session<'_> {
         if contender.target.speech == Speech::Topic {
             return wanted; // whatever one says goes to all
         }
-        let sweep = Order::Sweep { payload_bytes: self.options.payload, window: 64, until: None };
+        let sweep = Order::Sweep { payload_bytes: self.options.payload(), window: 64, until: None };
         let echoed = self.run(contender, |_| sweep);
         if echoed.echoes < wanted {
             contender.fail(format!("{} of {wanted} connections echoed", echoed.echoes), &echoed);

@@ -1,11 +1,13 @@
 //! What a run saw, as data: report.json is this, the table and the page are drawn from it. A phase that was not run is
 //! absent, never zero.
 
+pub(crate) mod fanout;
 pub(crate) mod page;
 mod plot;
 pub(crate) mod table;
 
 use crate::observe::network::Packets;
+use fanout::{Broadcast, Churn, FanOut, Slow};
 use hdrhistogram::Histogram;
 use megasock::sys::host::HostFacts;
 use serde::Serialize;
@@ -37,6 +39,14 @@ pub(crate) struct Report {
     pub(crate) retention: Option<Retention>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) storm: Option<Storm>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) fanout: Vec<FanOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) broadcast: Option<Broadcast>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow: Option<Slow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) churn: Option<Churn>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) packets: Option<Packets>,
     /// What makes a figure doubtful or a row failed, in words.
@@ -99,6 +109,10 @@ pub(crate) struct Connections {
     pub(crate) echoes: u64,
     pub(crate) echoes_mismatched: u64,
     pub(crate) echoes_unanswered: u64,
+    /// Deliveries verified, those that were wrong, and gaps the server told of.
+    pub(crate) deliveries: u64,
+    pub(crate) misdelivered: u64,
+    pub(crate) gaps: u64,
     /// Connections open when memory was last read.
     #[serde(skip)]
     pub(crate) measured_at: u64,

@@ -1,6 +1,6 @@
 //! The one table a run prints.
 
-use super::Report;
+use super::{Report, fanout};
 use std::fmt::Write;
 
 /// Rows of name, value and remark.
@@ -79,6 +79,7 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
             format!("{}/s at {}", count(retention.messages_per_second as u64), count(retention.connections));
         row("retention", format!("{rate:.0} %"), format!("of {then}; {per_cpu:.0} % per CPU"));
     }
+    fanout::rows(report, &mut row);
     if let Some(storm) = &report.storm {
         let refused = format!("{} refused, {} failed", count(storm.refused), count(storm.failed));
         row("storm", format!("{:.1} s", storm.seconds), refused);

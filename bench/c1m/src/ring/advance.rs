@@ -49,7 +49,7 @@ impl Ring {
             }
             Order::Publish(order) => (None, self.publication(order, us(order.until))),
             Order::Collect => (None, Kind::Collect),
-            Order::Cut => (None, Kind::Cut { next: 0 }),
+            Order::Cut { part } => (None, Kind::Cut { next: 0, part }),
         };
         if let Some(bytes) = payload_bytes {
             self.script = Script::new(self.spec.target.speech, bytes);
@@ -160,14 +160,18 @@ impl Ring {
 
     fn random_idle(&mut self) -> Option<u32> {
         (0..PACED_TRIES).find_map(|_| {
-            // xorshift64: any fixed sequence without a pattern does.
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let slot = (((self.random >> 32) * self.peers.len() as u64) >> 32) as u32;
+            let slot = (self.random_below_one() * self.peers.len() as f64) as u32;
             let peer = &self.peers[slot as usize];
             (peer.phase == Phase::Open && peer.outstanding() == 0).then_some(slot)
         })
+    }
+
+    /// xorshift64: any fixed sequence without a pattern does.
+    fn random_below_one(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 32) as f64 / (1u64 << 32) as f64
     }
 
     fn fill_pipelines(&mut self, work: &mut Work) {
@@ -184,11 +188,11 @@ impl Ring {
     }
 
     fn cut_next(&mut self, work: &mut Work) {
-        let Kind::Cut { next } = &mut work.kind else { return };
+        let Kind::Cut { next, part } = &mut work.kind else { return };
         while (*next as usize) < self.peers.len() && work.in_flight < CLOSES_IN_FLIGHT {
             let slot = *next;
             *next += 1;
-            if self.peers[slot as usize].phase == Phase::Open {
+            if self.peers[slot as usize].phase == Phase::Open && self.random_below_one() < *part {
                 self.tally.open -= 1;
                 work.in_flight += 1;
                 self.begin_close(slot);

@@ -24,8 +24,8 @@ pub(crate) enum Order {
     Publish(Publish),
     /// Ends at once, with the latency of all deliveries since the last such order.
     Collect,
-    /// Close every connection.
-    Cut,
+    /// Close this part of the open connections, chosen at random.
+    Cut { part: f64 },
     /// Start nothing new; the work ends when everything in flight has ended.
     Drain,
     /// End the work in hand now.
@@ -118,6 +118,7 @@ pub(super) enum Kind {
     Collect,
     Cut {
         next: u32,
+        part: f64,
     },
 }
 
