@@ -121,6 +121,22 @@ impl Homes {
         self.kept_bytes
     }
 
+    /// Epoch and newest offset of a topic, as clients see them.
+    #[cfg(test)]
+    pub fn position(&self, name: &str) -> Option<(String, u64)> {
+        let topic = self.by_name.get(name).and_then(|number| self.topics.get(*number as usize))?;
+        Some((wire::epoch(topic.epoch), topic.history.last()))
+    }
+
+    /// No core has subscribers, and nobody is present.
+    #[cfg(test)]
+    pub fn is_without_subscribers(&self) -> bool {
+        let is_empty = |topic: &Topic| {
+            topic.links.is_empty() && topic.presence.as_ref().is_none_or(|presence| presence.total() == 0)
+        };
+        self.lagging.is_empty() && self.topics.iter().all(|(_, topic)| is_empty(topic))
+    }
+
     /// Does what a call about a topic asks, and answers it.
     pub fn handle_call(&mut self, from: usize, call: Box<Call>, links: &mut Links, out: &mut Outbox<Mail>) {
         let answer = match &call.ask {

@@ -177,6 +177,12 @@ impl Locals {
         &self.topics[number as usize].name
     }
 
+    /// Nobody here is subscribed to anything.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.by_name.is_empty() && self.walking.is_empty()
+    }
+
     /// Bytes held in logs.
     pub fn bytes(&self) -> usize {
         self.bytes

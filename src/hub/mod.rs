@@ -296,3 +296,6 @@ fn user_in(query: &str) -> Option<String> {
     let value = value.replace('+', " "); // as HTML forms and URLSearchParams write a space
     Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,453 @@
+//! Cores, the rings between them, and clients, moved by one random step after the other.
+
+use super::client::{Client, Ledger, field, number};
+use crate::buf::Payload;
+use crate::handler::{Action, ConnId, Handler, Kind, Message, Origin, Outbox, Work};
+use crate::hub::session::Session;
+use crate::hub::{Budget, Hub, Mail, Name, Namespaces, Open, Options, Publishers, Settings, SlowConsumer};
+use crate::proto::client::decode_server_header;
+use crate::proto::close::CloseReason;
+use rtrb::Consumer;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Topics with every kind of settings.
+const TOPICS: [&str; 6] = ["cut:a", "cut:b", "newest:a", "oldest:a", "latest:a", "bare:a"];
+const USERS: [Option<&str>; 4] = [Some("ann"), Some("bob"), None, Some("cat")];
+const QUEUE_BYTES: usize = 700;
+
+/// splitmix64: Steele et al., "Fast splittable pseudorandom number generators", 2014.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, many: usize) -> bool {
+        self.below(many) == 0
+    }
+}
+
+struct Core {
+    hub: Hub<Open>,
+    out: Outbox<Mail>,
+    incoming: Vec<Option<Consumer<Mail>>>,
+}
+
+/// A publication that was asked for.
+struct Asked {
+    topic: String,
+    data: String,
+    /// The client that does not want it back.
+    silent_for: Option<usize>,
+    offset: Option<u64>,
+    refused: bool,
+}
+
+struct World {
+    cores: Vec<Core>,
+    clients: Vec<Client>,
+    random: Random,
+    ledger: Ledger,
+    asked: BTreeMap<u64, Asked>,
+    ids: u64,
+    generations: u32,
+    now_ms: u64,
+    tells: bool,
+}
+
+fn namespaces() -> Namespaces {
+    let settings = |slow_consumer, history_count_max| Settings {
+        slow_consumer,
+        history_count_max,
+        presence_events_max: 3,
+        publishers: Publishers::Anyone,
+        ..Settings::CHANNEL
+    };
+    let mut namespaces = Namespaces::default();
+    for (pattern, settings) in [
+        ("cut:a", settings(SlowConsumer::Disconnect, 50)),
+        ("cut:b", settings(SlowConsumer::Disconnect, 3)),
+        ("newest:*", settings(SlowConsumer::DropNewest, 4)),
+        ("oldest:*", settings(SlowConsumer::DropOldest, 50)),
+        ("latest:*", settings(SlowConsumer::Conflate, 4)),
+        ("bare:*", settings(SlowConsumer::DropOldest, 0)),
+    ] {
+        namespaces.add(pattern, settings).unwrap();
+    }
+    namespaces
+}
+
+impl World {
+    fn new(case: u64, tells: bool) -> World {
+        let mut random = Random(case);
+        let count = 1 + random.below(4);
+        let entries = [8, 16, 64][random.below(3)];
+        let budget_bytes = if random.one_in(4) { 0 } else { 64 << 20 };
+        let options = Arc::new(Options {
+            namespaces: namespaces(),
+            topics_per_connection_max: 4,
+            send_queue_bytes_max: QUEUE_BYTES,
+            replay_bytes_max: 600,
+            history_bytes_max: [500, 1 << 20][random.below(2)],
+            slow_budget: Budget::new(budget_bytes),
+            server_id: "sim".into(),
+            ping_interval_ms: 0,
+            takes_names: true,
+        });
+        let mut producers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+        let mut consumers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let (producer, consumer) = rtrb::RingBuffer::new(entries);
+                producers[from][to] = Some(producer);
+                consumers[to][from] = Some(consumer);
+            }
+        }
+        let core = |(number, (rings, incoming))| Core {
+            hub: Hub::new(Arc::clone(&options), Open),
+            out: Outbox::new(number, rings),
+            incoming,
+        };
+        World {
+            cores: producers.into_iter().zip(consumers).enumerate().map(core).collect(),
+            clients: (0..2 + random.below(5)).map(|number| Client::new(number, number % count)).collect(),
+            random,
+            ledger: Ledger::new(),
+            asked: BTreeMap::new(),
+            ids: 0,
+            generations: 0,
+            now_ms: 0,
+            tells,
+        }
+    }
+
+    fn tell(&self, story: impl FnOnce() -> String) {
+        if self.tells {
+            println!("{}", story());
+        }
+    }
+
+    fn step(&mut self) {
+        let client = self.random.below(self.clients.len());
+        let core = self.random.below(self.cores.len());
+        match self.random.below(40) {
+            0..10 => drop(self.carry_mail()),
+            10..16 => drop(self.turn(core)),
+            16..19 => self.subscribe(client),
+            19 => self.command(client, "unsubscribe", ""),
+            20..31 => self.publish(client),
+            31..33 => self.stall(client),
+            33..35 => self.read_again(client),
+            35 => self.close(client),
+            36..39 => self.receive(client, 1),
+            _ => self.tick(),
+        }
+        for client in 0..self.clients.len() {
+            if self.clients[client].conn.is_none() && self.random.one_in(4) {
+                self.open(client);
+            }
+            if self.random.one_in(3) {
+                self.receive(client, 3);
+            }
+        }
+    }
+
+    fn open(&mut self, client: usize) {
+        self.generations += 1;
+        let conn = ConnId { slot: client as u32, generation: self.generations };
+        let user = USERS[self.random.below(USERS.len())].map(Name::new);
+        let on = self.random.below(self.cores.len());
+        self.tell(|| format!("client {client} opens on core {on} as {user:?}"));
+        let it = &mut self.clients[client];
+        (it.conn, it.core) = (Some(conn), on);
+        let core = &mut self.cores[on];
+        core.hub.sessions.insert(conn, Session::new(conn, user));
+        core.hub.on_open(conn, &mut core.out);
+        self.apply(on);
+    }
+
+    /// The connection is gone, whoever ended it.
+    fn close(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        let Some(conn) = it.conn.take() else { return };
+        let on = it.core;
+        for (topic, stand) in std::mem::take(&mut it.stands) {
+            it.left.insert(topic, stand);
+        }
+        it.socket.clear();
+        it.unsent.clear();
+        it.recovering.clear();
+        it.awaited.clear();
+        (it.welcomed, it.held, it.stalled, it.blocked) = (false, false, false, false);
+        self.tell(|| format!("client {client} closes"));
+        let core = &mut self.cores[on];
+        core.hub.on_close(conn, CloseReason::PeerEof, &mut core.out);
+        self.apply(on);
+    }
+
+    fn command(&mut self, client: usize, kind: &str, more: &str) {
+        let topic = TOPICS[self.random.below(TOPICS.len())];
+        self.send(client, topic, kind, more);
+    }
+
+    fn send(&mut self, client: usize, topic: &str, kind: &str, more: &str) -> u64 {
+        self.ids += 1;
+        let it = &mut self.clients[client];
+        if it.conn.is_some() {
+            let text = format!(r#"{{"type":"{kind}","id":{},"channel":"{topic}"{more}}}"#, self.ids);
+            it.awaited.insert(self.ids, text.clone());
+            it.unsent.push_back(text);
+        }
+        self.ids
+    }
+
+    fn subscribe(&mut self, client: usize) {
+        let topic = TOPICS[self.random.below(TOPICS.len())];
+        let left = self.clients[client].left.get(topic);
+        let more = left.map(|left| format!(r#","epoch":"{}","last_id":{}"#, left.epoch, left.next - 1));
+        self.send(client, topic, "subscribe", &more.unwrap_or_default());
+    }
+
+    fn publish(&mut self, client: usize) {
+        if self.clients[client].conn.is_none() {
+            return;
+        }
+        let topic = TOPICS[self.random.below(TOPICS.len())];
+        let echo = !self.random.one_in(4);
+        let data = format!("{}0{}", self.ids + 1, "7".repeat(self.random.below(60)));
+        let id = self.send(client, topic, "publish", &format!(r#","data":{data},"echo":{echo}"#));
+        let silent_for = (!echo).then_some(client);
+        let topic = topic.to_owned();
+        self.asked.insert(id, Asked { topic, data, silent_for, offset: None, refused: false });
+    }
+
+    /// The server receives what a client has sent, unless it holds it; what came together is handed over together.
+    fn receive(&mut self, client: usize, most: usize) {
+        if self.clients[client].held {
+            return;
+        }
+        for _ in 0..most {
+            let it = &mut self.clients[client];
+            let (Some(conn), Some(text)) = (it.conn, it.unsent.pop_front()) else { return };
+            let on = it.core;
+            self.tell(|| format!("client {client} → {text}"));
+            let mut bytes = text.into_bytes();
+            let core = &mut self.cores[on];
+            core.hub.on_message(conn, Message::new(conn, Kind::Text, &mut bytes), &mut core.out);
+            self.apply(on);
+        }
+    }
+
+    fn stall(&mut self, client: usize) {
+        self.clients[client].stalled = true;
+    }
+
+    fn read_again(&mut self, client: usize) {
+        let it = &mut self.clients[client];
+        let Some(conn) = it.conn else { return };
+        it.stalled = false;
+        let on = it.core;
+        while let Some(json) = self.clients[client].socket.pop_front() {
+            self.read(client, &json);
+        }
+        if std::mem::take(&mut self.clients[client].blocked) {
+            self.tell(|| format!("client {client} has room"));
+            let core = &mut self.cores[on];
+            core.hub.on_writable(conn, &mut core.out);
+            self.apply(on);
+        }
+    }
+
+    fn read(&mut self, client: usize, json: &str) {
+        self.tell(|| format!("client {client} ← {json}"));
+        let kind = field(json, "type");
+        if matches!(kind, Some("published" | "error"))
+            && let Some(asked) = field(json, "id").and_then(|id| self.asked.get_mut(&id.parse().unwrap()))
+        {
+            asked.refused = kind == Some("error");
+            asked.offset = (kind == Some("published")).then(|| number(json, "last_id"));
+        }
+        self.clients[client].read(json, &mut self.ledger);
+    }
+
+    fn tick(&mut self) {
+        self.now_ms += [300, 1_000, 70_000][self.random.below(3)];
+        for on in 0..self.cores.len() {
+            let core = &mut self.cores[on];
+            core.hub.on_tick(self.now_ms, &mut core.out);
+            self.apply(on);
+        }
+    }
+
+    /// One core sees one mail of one ring; false when all rings are empty.
+    fn carry_mail(&mut self) -> bool {
+        let (count, start) = (self.cores.len(), self.random.below(16));
+        for step in 0..count * count {
+            let at = (start + step) % (count * count);
+            let (to, from) = (at / count, at % count);
+            let core = &mut self.cores[to];
+            let Some(mail) = core.incoming[from].as_mut().and_then(|ring| ring.pop().ok()) else { continue };
+            core.hub.on_mail(Origin::Core(from), mail, &mut core.out);
+            self.apply(to);
+            return true;
+        }
+        false
+    }
+
+    fn turn(&mut self, on: usize) -> bool {
+        let core = &mut self.cores[on];
+        let work = core.hub.on_turn(&mut core.out);
+        self.apply(on);
+        work != Work::None
+    }
+
+    /// Does what a callback asked for, as the reactor would.
+    fn apply(&mut self, on: usize) {
+        let mut ended = Vec::new();
+        for action in self.cores[on].out.take_actions(Vec::new()) {
+            let (Action::Send { to: conn, .. }
+            | Action::Close { conn, .. }
+            | Action::End { conn, .. }
+            | Action::Hold { conn }
+            | Action::Resume { conn }
+            | Action::Decide { conn, .. }) = &action;
+            let client = conn.slot as usize;
+            if self.clients[client].conn != Some(*conn) {
+                continue;
+            }
+            match action {
+                Action::Send { frame, .. } => self.put(client, &frame),
+                Action::Hold { .. } => self.clients[client].held = true,
+                Action::Resume { .. } => self.clients[client].held = false,
+                Action::Close { .. } | Action::End { .. } => ended.push(client),
+                Action::Decide { .. } => unreachable!("it decides at once"),
+            }
+        }
+        for client in ended {
+            self.close(client);
+        }
+    }
+
+    /// Frames arrive at a client's socket; a stalled one's fills, and the hub is told.
+    fn put(&mut self, client: usize, frames: &Payload) {
+        let mut rest = &frames[..];
+        while let Some(header) = decode_server_header(rest).expect("a frame") {
+            let end = header.header_len + header.payload_len as usize;
+            let json = std::str::from_utf8(&rest[header.header_len..end]).expect("text").to_owned();
+            rest = &rest[end..];
+            if self.clients[client].stalled {
+                self.clients[client].socket.push_back(json);
+            } else {
+                self.read(client, &json);
+            }
+        }
+        let it = &mut self.clients[client];
+        if it.stalled && !std::mem::replace(&mut it.blocked, true) {
+            let (on, conn) = (it.core, it.conn.expect("it is connected"));
+            self.tell(|| format!("client {client} is full"));
+            let core = &mut self.cores[on];
+            core.hub.on_blocked(conn, &mut core.out);
+        }
+    }
+
+    /// Everything in flight arrives, everybody reads.
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut moved = self.carry_mail();
+            for on in 0..self.cores.len() {
+                moved |= self.turn(on);
+            }
+            for client in 0..self.clients.len() {
+                moved |= self.clients[client].blocked;
+                self.read_again(client);
+                moved |= !self.clients[client].unsent.is_empty() && !self.clients[client].held;
+                self.receive(client, 1);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// At rest each subscriber has everything, each command its reply, and each skip its reason.
+    fn check_at_rest(&self) {
+        for client in &self.clients {
+            assert!(client.awaited.is_empty(), "client {}: no reply to {:?}", client.number, client.awaited);
+            assert!(!client.held && (client.conn.is_none() || client.welcomed));
+            let mut skipped = client.skipped.clone();
+            for (topic, stand) in &client.stands {
+                let (epoch, last) = self.last(topic);
+                assert_eq!(epoch, stand.epoch, "a topic with subscribers has one epoch");
+                assert!(stand.next <= last + 1, "it got more of {topic} than there is");
+                skipped.extend((stand.next..=last).map(|offset| (topic.clone(), epoch.clone(), offset)));
+            }
+            for (topic, epoch, offset) in skipped {
+                let data = self.ledger.get(&(topic.clone(), epoch.clone(), offset));
+                // A publication nobody has seen and nobody was told of: its publisher has gone with the reply.
+                let own = self.asked.values().any(|asked| {
+                    let by_reply = asked.topic == topic && asked.offset == Some(offset);
+                    let by_data = data == Some(&asked.data);
+                    asked.silent_for == Some(client.number) && (by_reply || by_data || asked.offset.is_none())
+                });
+                assert!(own, "client {} misses {offset} of {topic} and was not told", client.number);
+            }
+        }
+        for ((topic, _, offset), data) in &self.ledger {
+            let asked = self.asked.values().find(|asked| &asked.data == data).expect("somebody published it");
+            assert!(&asked.topic == topic && !asked.refused, "{data} in {topic}");
+            assert!(asked.offset.is_none_or(|told| told == *offset), "the publisher was told another offset");
+        }
+    }
+
+    fn last(&self, topic: &str) -> (String, u64) {
+        let home = Name::new(topic).home(self.cores.len());
+        self.cores[home].hub.homes.position(topic).expect("it has subscribers")
+    }
+
+    /// When everybody has gone, nothing is held for anybody; when topics have lingered, they are gone too.
+    fn check_nothing_is_held(&mut self) {
+        for client in 0..self.clients.len() {
+            self.close(client);
+        }
+        self.settle();
+        for core in &self.cores {
+            let figures = core.hub.figures();
+            assert_eq!((figures.sessions, figures.users, figures.owed_bytes), (0, 0, 0));
+            assert!(core.hub.locals.is_empty(), "subscribers that are gone");
+            assert!(core.hub.homes.is_without_subscribers(), "counted, but gone");
+        }
+        for _ in 0..3 {
+            self.now_ms += 3_600_000;
+            for core in &mut self.cores {
+                core.hub.on_tick(self.now_ms, &mut core.out);
+            }
+        }
+        for core in &self.cores {
+            let figures = core.hub.figures();
+            assert_eq!((figures.topics, figures.history_bytes), (0, 0), "kept for nobody");
+        }
+    }
+}
+
+/// Plays one case.
+pub fn play(case: u64, tells: bool) {
+    let mut world = World::new(case, tells);
+    let steps = 30 + world.random.below(120);
+    for _ in 0..steps {
+        world.step();
+    }
+    world.settle();
+    world.check_at_rest();
+    world.check_nothing_is_held();
+}
