@@ -6,7 +6,7 @@ use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
 use crate::report::{Host, Report, Settings, fanout, page, table};
 use crate::run::Run;
 use crate::server::{Launch, Server};
-use crate::target::Target;
+use crate::target::{Speech, Target};
 use megasock::sys::host::{HostFacts, raise_nofile};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -92,19 +92,19 @@ fn all(run: &mut Run, _: &Recipe) {
         run.remember_for_retention();
     }
     run.ramp(1.0);
-    run.echo_each("every one echoes");
+    run.echo_each();
     run.measure_memory();
     run.hold(run.options.hold);
     run.broadcast();
     run.closed_loop_over_all();
     run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.load);
-    run.echo_each("counting again");
+    run.echo_each();
 }
 
 fn idle(run: &mut Run, _: &Recipe) {
     for part in [0.25, 1.0] {
         run.ramp(part);
-        run.echo_each("every one echoes");
+        run.echo_each();
         run.measure_memory();
     }
 }
@@ -125,39 +125,39 @@ fn pipeline(run: &mut Run, recipe: &Recipe) {
 
 fn alive(run: &mut Run, _: &Recipe) {
     run.ramp(1.0);
-    run.echo_each("every one echoes");
+    run.echo_each();
     run.measure_memory();
     run.hold(run.options.hold);
     run.broadcast();
     run.open_loop(run.options.echo_rate.unwrap_or(ECHO_RATE), run.options.hold.max(run.options.load));
-    run.echo_each("counting again");
+    run.echo_each();
 }
 
 fn storm(run: &mut Run, _: &Recipe) {
     run.ramp(1.0);
-    run.echo_each("every one echoes");
+    run.echo_each();
     run.storm();
-    run.echo_each("every one echoes");
+    run.echo_each();
 }
 
 fn fan_out(run: &mut Run, _: &Recipe) {
     for part in [0.1, 1.0] {
         run.ramp(part);
-        run.echo_each("every one pings");
+        run.echo_each();
         run.fan_out();
     }
 }
 
 fn slow(run: &mut Run, _: &Recipe) {
     run.ramp(1.0);
-    run.echo_each("every one pings");
+    run.echo_each();
     run.slow();
 }
 
 fn churn(run: &mut Run, _: &Recipe) {
     run.ramp(1.0);
     run.churn();
-    run.echo_each("every one pings");
+    run.echo_each();
 }
 
 /// Runs a row and reports it.
@@ -225,6 +225,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
     }
     target.spread(connections, binds(&facts.kernel_release));
     settings.url.clone_from(&target.url);
+    settings.echo = if target.speech == Speech::Channels { "ping command" } else { "message" };
     let slots = match target.speech.publishes() {
         // The publisher has a ring to itself: it can publish while the others do something else.
         true => [vec![1], rings(facts, connections.saturating_sub(1), cores.driver.len())].concat(),

@@ -160,8 +160,13 @@ impl Run {
 
     /// One verified echo on every open connection; in channels a ping and its pong. Where what one says goes to all, there
     /// is nothing to echo.
-    pub(crate) fn echo_each(&mut self, what: &'static str) {
-        if self.over() || self.target.speech == Speech::Topic {
+    pub(crate) fn echo_each(&mut self) {
+        let what = match self.target.speech {
+            Speech::Echo | Speech::Bytes => "every one echoes",
+            Speech::Channels => "every one pings",
+            Speech::Topic => return,
+        };
+        if self.over() {
             return;
         }
         let open = self.fleet.tally().open;
@@ -177,7 +182,7 @@ impl Run {
         );
         drop(progress);
         if joint.echoes < open && !self.over() {
-            self.note(format!("{what}: {} of {open} connections echoed", joint.echoes));
+            self.note(format!("{what}: {} of {open} were answered", joint.echoes));
         }
         self.note_failures(&joint);
         self.count(0, &joint);

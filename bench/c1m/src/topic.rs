@@ -35,7 +35,10 @@ pub(crate) struct Topic {
 #[derive(Default)]
 struct Line {
     due_us: AtomicU64,
-    arrived: AtomicU32,
+    /// Subscribers it has yet to reach.
+    left: AtomicU32,
+    /// Subscribers it cannot reach any more.
+    lost: AtomicU32,
     /// When the last subscriber had it.
     done_us: AtomicU64,
 }
@@ -88,18 +91,39 @@ impl Topic {
         let number = self.published.load(Relaxed);
         let line = self.line(number);
         line.due_us.store(due_us, Relaxed);
-        line.arrived.store(0, Relaxed);
+        let subscribers = self.subscribers.load(Relaxed);
+        line.left.store(subscribers, Relaxed);
+        line.lost.store(0, Relaxed);
         // With nobody in particular to receive it, it is done.
-        let done_us = if self.subscribers.load(Relaxed) == 0 { due_us.max(1) } else { 0 };
-        line.done_us.store(done_us, Relaxed);
+        line.done_us.store(if subscribers == 0 { due_us.max(1) } else { 0 }, Relaxed);
         self.published.store(number + 1, Relaxed);
         number
     }
 
     /// `ring` counts an arrival of a publication; returns when it was due.
     pub(crate) fn arrive(&self, number: u32, now_us: u64, ring: usize) -> u64 {
+        self.settle(number, now_us, ring);
+        self.line(number).due_us.load(Relaxed)
+    }
+
+    /// A subscriber that had yet to receive `next` is gone: what is on its way will not reach it.
+    pub(crate) fn lose(&self, next: u32, now_us: u64, ring: usize) {
+        let one_less = |count: u32| count.checked_sub(1);
+        if self.subscribers.fetch_update(Relaxed, Relaxed, one_less).is_err() {
+            return; // nobody in particular must receive anything
+        }
+        let published = self.published();
+        for number in next.max(published.saturating_sub(WINDOW))..published {
+            self.line(number).lost.fetch_add(1, Relaxed);
+            self.settle(number, now_us, ring);
+        }
+    }
+
+    /// A publication has one subscriber less to reach.
+    fn settle(&self, number: u32, now_us: u64, ring: usize) {
         let line = self.line(number);
-        if line.arrived.fetch_add(1, Relaxed) + 1 == self.subscribers.load(Relaxed) {
+        let left = line.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        if left == Ok(1) {
             line.done_us.store(now_us.max(1), Relaxed);
             if let Some((publisher, waker)) = self.publisher.get()
                 && *publisher != ring
@@ -107,19 +131,19 @@ impl Topic {
                 waker.wake();
             }
         }
-        line.due_us.load(Relaxed)
     }
 
-    /// Time from when it was due until the last subscriber had it; `None` as long as one has not.
+    /// Time from when it was due until the last subscriber had it; `None` as long as one is waited for.
     pub(crate) fn time_to_last_us(&self, number: u32) -> Option<u64> {
         let line = self.line(number);
         let done_us = line.done_us.load(Relaxed);
         (done_us > 0).then(|| done_us.saturating_sub(line.due_us.load(Relaxed)))
     }
 
-    /// Deliveries of a publication still to come.
+    /// Deliveries of a publication that have not come.
     pub(crate) fn missing(&self, number: u32) -> u32 {
-        self.subscribers.load(Relaxed).saturating_sub(self.line(number).arrived.load(Relaxed))
+        let line = self.line(number);
+        line.left.load(Relaxed) + line.lost.load(Relaxed)
     }
 
     /// What a new subscriber must receive first: the publication after `last_offset`, where the server says that.
@@ -248,5 +272,20 @@ mod tests {
         assert_eq!(topic.missing(number), 1);
         topic.arrive(number, 170, 0);
         assert_eq!((topic.time_to_last_us(number), topic.missing(number)), (Some(70), 0));
+    }
+
+    #[test]
+    fn a_lost_subscriber_is_missing_and_waited_for_no_longer() {
+        let (topic, _) = topic();
+        let (first, second) = (topic.publish(100), topic.publish(100));
+        topic.arrive(first, 110, 0);
+        topic.arrive(first, 120, 0);
+        topic.arrive(second, 130, 0);
+        topic.lose(second, 140, 0);
+        assert_eq!((topic.missing(first), topic.missing(second)), (0, 1));
+        assert_eq!(topic.time_to_last_us(second), Some(40));
+        let third = topic.publish(200);
+        topic.arrive(third, 210, 0);
+        assert_eq!((topic.time_to_last_us(third), topic.missing(third)), (Some(10), 0));
     }
 }

@@ -266,7 +266,7 @@ impl Session<'_> {
             let wanted = self.open(contender, 1.0);
             let once = Publish { count: 1, ..self.publish(wanted, STAGE_MAX) };
             let joint = self.run_publisher(contender, once);
-            if joint.published < 1 {
+            if joint.published < 1 || joint.missing > 0 || !joint.failures.is_empty() {
                 contender
                     .fail(format!("{} of {wanted} received a publication", wanted - joint.missing), &joint);
             }
@@ -285,6 +285,13 @@ impl Session<'_> {
                     |session, contender| session.run_publisher(contender, order),
                     |joint| joint.published * subscribers,
                 );
+            }
+        }
+        // What came too much may have come after the last turn.
+        for contender in contenders {
+            let late = self.run(contender, |_| Order::Collect);
+            if contender.failed.is_none() && !late.failures.is_empty() {
+                contender.fail("after its last turn".into(), &late);
             }
         }
     }

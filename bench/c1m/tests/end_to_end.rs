@@ -1,13 +1,13 @@
 //! The driver's binary against servers in this process: the real one, and ones that cheat. What counts as broken must
 //! fail the run; what was not measured must be absent from the report.
 
+mod driver;
+
+use driver::{c1m, folder, report, run, text};
 use megasock::{ConnId, Decision, Handler, Message, Outbox, Request, Server};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 struct Echo;
@@ -30,36 +30,6 @@ fn sound_server() -> SocketAddr {
     let builder = Server::builder().listen(any_port).reactors(1).max_connections(2_000);
     let running = builder.handler(|_core| Echo).start().expect("a server");
     running.handle().local_address()
-}
-
-fn c1m(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_c1m"));
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Runs to the end; what it printed, and its report if it wrote one.
-fn run(name: &str, arguments: &[&str]) -> (Output, Value) {
-    let out = folder(name);
-    let output = c1m(arguments).args(["--out", out.to_str().unwrap()]).output().expect("c1m runs");
-    (output, report(&out))
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    // A report of an earlier run must not be taken for this one's.
-    let _ = std::fs::remove_file(folder.join("report.json"));
-    folder
-}
-
-fn report(folder: &std::path::Path) -> Value {
-    let text = std::fs::read_to_string(folder.join("report.json")).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or(Value::Null)
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
@@ -277,7 +247,8 @@ fn servers_take_turns_and_the_bare_floor_needs_no_frames() {
     .output()
     .unwrap();
     assert!(output.status.success(), "{}", text(&output));
-    let comparison: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let comparison: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     for at in 0..2 {
         let target = &comparison["targets"][at];
         assert!(target.get("failed").is_none(), "{target:#}");

@@ -93,6 +93,8 @@ pub(crate) struct Settings {
     pub(crate) server_cores: Option<String>,
     pub(crate) driver_cores: String,
     pub(crate) in_flight: u32,
+    /// What an echo is: a `message` that comes back, or in channels a `ping command` and its pong.
+    pub(crate) echo: &'static str,
     pub(crate) payload_bytes: usize,
 }
 
@@ -264,9 +266,20 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_absent_and_the_agreed_names_are_there() {
         let empty = serde_json::to_value(Report::default()).unwrap();
-        for phase in
-            ["connections", "ramp", "memory", "hold", "echo", "cpu", "storm", "broadcast", "timeline"]
-        {
+        for phase in [
+            "connections",
+            "ramp",
+            "memory",
+            "hold",
+            "echo",
+            "cpu",
+            "storm",
+            "fanout",
+            "broadcast",
+            "slow",
+            "churn",
+            "timeline",
+        ] {
             assert!(empty.get(phase).is_none(), "{phase}");
         }
         let report = Report {
@@ -302,6 +315,16 @@ mod tests {
                 host_us_per_message: 1.0,
             }),
             storm: Some(Storm { seconds: 1.0, refused: 0, failed: 0, reopened: 1 }),
+            broadcast: Some(Broadcast {
+                subscribers: 1,
+                seconds_to_last: 1.0,
+                p50_ms: 1.0,
+                p99_ms: 1.0,
+                deliveries_per_second: 1.0,
+                missing: 0,
+                server_us_per_delivery: None,
+                host_us_per_delivery: 1.0,
+            }),
             ..Default::default()
         };
         let json = serde_json::to_value(report).unwrap();
@@ -313,6 +336,7 @@ mod tests {
             ("echo", "rate_intended rate_achieved p50_us p99_us p999_us max_us messages_per_second"),
             ("cpu", "server_us_per_message"),
             ("storm", "seconds refused"),
+            ("broadcast", "seconds_to_last p50_ms p99_ms deliveries_per_second missing"),
         ];
         for (phase, names) in agreed {
             for name in names.split(' ') {

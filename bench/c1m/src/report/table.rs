@@ -7,6 +7,7 @@ use std::fmt::Write;
 pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
     let mut rows: Vec<[String; 3]> = Vec::new();
     let mut row = |name: &str, value: String, remark: String| rows.push([name.to_owned(), value, remark]);
+    let verb = if report.settings.echo == "ping command" { "pings and pongs" } else { "echoes" };
     if let Some(connections) = &report.connections {
         let asked = format!("of {} asked for", count(connections.requested));
         row("connections opened", count(connections.opened), asked);
@@ -16,7 +17,11 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
             String::new(),
         );
         let wrong = connections.echoes_mismatched + connections.echoes_unanswered;
-        row("echoes verified", count(connections.echoes), format!("{} wrong or missing", count(wrong)));
+        row(
+            &format!("{verb} verified"),
+            count(connections.echoes),
+            format!("{} wrong or missing", count(wrong)),
+        );
     }
     if let Some(ramp) = &report.ramp {
         let each = ramp.server_us_each.map_or(String::new(), |us| format!(", {us:.1} µs server CPU each"));
@@ -48,20 +53,20 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
     }
     if let Some(echo) = &report.echo {
         if let (Some(rate), Some(how)) = (echo.messages_per_second, &echo.closed_loop) {
-            row("echo, closed loop", format!("{}/s", count(rate as u64)), how.clone());
+            row(&format!("{verb}, closed loop"), format!("{}/s", count(rate as u64)), how.clone());
         }
         if let (Some(intended), Some(achieved)) = (echo.rate_intended, echo.rate_achieved) {
             let aim = format!("of {}/s intended", count(intended.round() as u64));
-            row("echo, open loop", format!("{}/s", count(achieved.round() as u64)), aim);
+            row(&format!("{verb}, open loop"), format!("{}/s", count(achieved.round() as u64)), aim);
         }
         if let (Some(p50), Some(p99), Some(p999), Some(max)) =
             (echo.p50_us, echo.p99_us, echo.p999_us, echo.max_us)
         {
             let tail = format!("p99 {}, p99.9 {}, max {}", time(p99), time(p999), time(max));
-            row("echo latency p50", time(p50), tail);
+            row(&format!("{verb}, p50"), time(p50), tail);
         }
         if let Some(why) = &echo.refused {
-            row("echo latency", "refused".into(), why.clone());
+            row(&format!("{verb} latency"), "refused".into(), why.clone());
         }
     }
     if let Some(cpu) = &report.cpu {

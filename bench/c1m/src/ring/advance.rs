@@ -293,6 +293,7 @@ impl Ring {
                 self.tally.open -= 1;
                 self.tally.lost += 1;
                 *self.failures.entry(format!("lost: {reason}")).or_default() += 1;
+                self.spec.target.topic.lose(peer.next, self.now_us, self.spec.ring);
                 if let Some(work) = &mut self.work {
                     work.in_flight -= outstanding;
                     work.outcome.unanswered += u64::from(outstanding);
@@ -345,7 +346,7 @@ impl Ring {
             if let Kind::Publish { oldest, .. } = work.kind {
                 let topic = &self.spec.target.topic;
                 let missing = (oldest..topic.published()).map(|number| u64::from(topic.missing(number)));
-                work.outcome.missing = missing.sum();
+                work.outcome.missing += missing.sum::<u64>();
             }
             work.in_flight = 0;
         }

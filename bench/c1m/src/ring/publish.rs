@@ -67,6 +67,7 @@ impl Ring {
         {
             work.outcome.latency_us.saturating_record(us);
             work.outcome.published += 1;
+            work.outcome.missing += u64::from(topic.missing(*oldest));
             work.in_flight -= 1;
             *oldest += 1;
         }

@@ -1,0 +1,35 @@
+//! Running the driver's binary and reading what it leaves.
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+pub fn c1m(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_c1m"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs to the end; what it printed, and its report if it wrote one.
+pub fn run(name: &str, arguments: &[&str]) -> (Output, Value) {
+    let out = folder(name);
+    let output = c1m(arguments).args(["--out", out.to_str().unwrap()]).output().expect("c1m runs");
+    (output, report(&out))
+}
+
+pub fn folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    // A report of an earlier run must not be taken for this one's.
+    let _ = std::fs::remove_file(folder.join("report.json"));
+    folder
+}
+
+pub fn report(folder: &std::path::Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("report.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
