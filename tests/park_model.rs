@@ -5,6 +5,8 @@
 //! as an eventfd does. A core that sleeps on with mail unseen is a deadlock, and loom reports it. Broken on purpose: the
 //! same file with fences that do nothing, which must fail, or the model would prove nothing.
 
+#![expect(clippy::duplicate_mod, reason = "once as it is and once broken")]
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 

@@ -64,13 +64,32 @@ pub struct SendQueue {
     segments: VecDeque<Segment>,
     bytes: usize,
     /// Bytes of this connection that a waiting send holds at the moment.
-    pub in_flight_bytes: usize,
+    in_flight_bytes: usize,
+    /// Those of them that were queued before the socket was known to be full.
+    burst_bytes: usize,
 }
 
 impl SendQueue {
     /// Bytes not yet handed to the kernel's socket: queued and in flight.
     pub fn backlog_bytes(&self) -> usize {
         self.bytes + self.in_flight_bytes
+    }
+
+    /// The backlog but for the burst that found the socket full: one turn's output to a peer that had read everything is
+    /// no sign that it reads slowly.
+    pub fn overdue_bytes(&self) -> usize {
+        self.backlog_bytes() - self.burst_bytes
+    }
+
+    /// A waiting send holds so many bytes, of which the burst of before is what is left of it.
+    pub fn set_in_flight(&mut self, bytes: usize, burst_bytes: usize) {
+        self.in_flight_bytes = bytes;
+        self.burst_bytes = burst_bytes.min(bytes);
+    }
+
+    /// What of the burst is still in flight.
+    pub fn burst_bytes(&self) -> usize {
+        self.burst_bytes
     }
 
     /// Appends a segment; one without bytes is dropped.
@@ -160,7 +179,7 @@ impl SendQueue {
     /// Drops everything.
     pub fn clear(&mut self) {
         self.bytes = 0;
-        self.in_flight_bytes = 0;
+        self.set_in_flight(0, 0);
         self.segments.clear();
     }
 }

@@ -74,9 +74,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.begin_close(id, Some(code), text, CloseReason::HandlerClosed);
     }
 
-    /// Queues the last output and goes on to `phase`, with the absolute close deadline: traffic does not extend it.
+    /// Queues the last output, behind any backlog, and goes on to `phase`, with the absolute close deadline: traffic does
+    /// not extend it.
     pub(super) fn end_with(&mut self, id: ConnId, last: Segment, phase: Phase, reason: CloseReason) {
-        self.enqueue(id, last);
+        self.resume(id); // the peer's Close is among its input
+        self.enqueue_anyway(id, last);
         let due = self.now_tick + self.options.close_timeout_ticks;
         let Some(conn) = self.conn(id) else { return };
         if conn.phase == Phase::Releasing {
@@ -107,16 +109,19 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let mut finishing = std::mem::take(&mut self.finishing);
         for id in finishing.drain(..) {
             let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { continue };
-            if conn.has(flag::SENDING) || conn.out.is_some() {
+            if conn.has(flag::SENDING) {
+                self.note_blocked(id);
                 continue;
             }
+            let all_sent = conn.out.is_none();
             match conn.phase {
-                Phase::Finishing => self.release(id),
-                Phase::Refusing => {
+                Phase::Finishing if all_sent => self.release(id),
+                Phase::Refusing if all_sent => {
                     conn.phase = Phase::Lingering;
                     conn.set(flag::SHUTTING);
                     self.io.shutdown(id);
                 }
+                // What this turn has queued since does not matter: what was sent before it was taken.
                 Phase::Open if conn.has(flag::BLOCKED) => {
                     conn.clear(flag::BLOCKED);
                     self.handler.on_writable(id, &mut self.outbox);

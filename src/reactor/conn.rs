@@ -48,7 +48,7 @@ pub(super) mod flag {
     pub const READABLE: u16 = 1 << 5;
     /// In the list of connections with output to send.
     pub const DIRTY: u16 = 1 << 6;
-    /// Has input, but is not read until its backlog shrinks.
+    /// Has input, but is not read until its backlog shrinks or its handler resumes it.
     pub const PAUSED: u16 = 1 << 7;
     /// Pinged, and nothing heard since.
     pub const PINGED: u16 = 1 << 8;
@@ -56,11 +56,11 @@ pub(super) mod flag {
     pub const OPENED: u16 = 1 << 9;
     /// Accepted into a reserve slot of a full server: it gets a 503.
     pub const SURPLUS: u16 = 1 << 10;
-    /// Its socket was full: once all is sent the handler is told that there is room.
+    /// Its socket was full, and the handler has been told: once all is sent it is told that there is room.
     pub const BLOCKED: u16 = 1 << 11;
     /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
     pub const HUNG_UP: u16 = 1 << 12;
-    /// The handler holds it: its input stays in the socket.
+    /// The handler holds it: its input stays in the socket, and it has no deadlines.
     pub const HELD: u16 = 1 << 13;
 }
 
@@ -118,6 +118,11 @@ impl Conn {
 
     pub fn clear(&mut self, flags: u16) {
         self.flags &= !flags;
+    }
+
+    /// The backlog that counts against the limit, see [`SendQueue::overdue_bytes`].
+    pub fn overdue_bytes(&self) -> usize {
+        self.out.as_ref().map_or(0, |queue| queue.overdue_bytes())
     }
 
     /// Bytes queued and in flight.

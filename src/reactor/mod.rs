@@ -194,6 +194,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let timeout = self.wait_at_most(sends);
         self.io.turn(timeout, done)?;
         self.mailbox.unpark();
+        while let Some(queue) = self.io.spent_queue() {
+            self.recycle(queue);
+        }
         self.now_tick = (self.io.now_us() / (TICK_MS * 1000)) as u32;
         self.outbox.set_unix_ms(unix_ms());
         let backlog = done.len();

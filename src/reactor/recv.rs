@@ -88,20 +88,22 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    /// Leaves input in the socket until [`Reactor::resume`].
+    /// Leaves the input of an open connection in the socket until [`Reactor::resume`].
     pub(super) fn hold(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id) {
+        if let Some(conn) = self.conn(id).filter(|conn| conn.phase == Phase::Open) {
             conn.set(flag::HELD);
         }
     }
 
+    /// Reads a held connection again.
     pub(super) fn resume(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conn(id).filter(|conn| conn.has(flag::HELD)) else { return };
         conn.clear(flag::HELD);
         if conn.has(flag::PAUSED) {
             conn.clear(flag::PAUSED);
             self.mark_readable(id); // if it is still clogged, it is found out there
         }
+        self.restart_deadlines(id);
     }
 
     /// Queues receives for connections with input, in the order it was noticed.

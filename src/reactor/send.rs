@@ -11,9 +11,6 @@ use crate::proto::close::CloseReason;
 use crate::proto::frame::{Opcode, encode_header};
 use crate::sys::{ConnId, Io, Outbound};
 
-/// Empty send queues kept for reuse.
-const SPARE_QUEUES_MAX: usize = 256;
-
 /// The heartbeat's ping, the same for every connection.
 pub(super) fn ping_frame() -> Payload {
     let (header, header_len) = encode_header(Opcode::Ping, 0);
@@ -29,17 +26,24 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    /// Queues output. A connection whose backlog would pass the limit ends instead.
+    /// Queues output. A connection whose socket is full and whose backlog would pass the limit ends instead; what one turn
+    /// queues for a socket that is not known to be full is the handler's to bound.
     pub(super) fn enqueue(&mut self, id: ConnId, segment: Segment) {
+        let Some(conn) = self.conn(id) else { return };
+        let overdue = if conn.has(flag::BLOCKED) { conn.overdue_bytes() } else { 0 };
+        // One message alone may exceed the limit: that of its own size has let it in.
+        if overdue > 0 && overdue + segment.bytes().len() > self.options.send_queue_bytes_max {
+            return self.begin_release(id, CloseReason::SlowConsumer);
+        }
+        self.enqueue_anyway(id, segment);
+    }
+
+    /// Queues output whatever the backlog.
+    pub(super) fn enqueue_anyway(&mut self, id: ConnId, segment: Segment) {
         let len = segment.bytes().len();
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if matches!(conn.phase, Phase::Lingering | Phase::Releasing) {
             return;
-        }
-        let backlog = conn.backlog_bytes();
-        // One message alone may exceed the limit: that of its own size has let it in.
-        if backlog > 0 && backlog + len > self.options.send_queue_bytes_max {
-            return self.begin_release(id, CloseReason::SlowConsumer);
         }
         let waits = conn.has(flag::SENDING);
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
@@ -70,12 +74,16 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if conn.has(flag::SENDING) {
             return;
         }
-        let goes_on = matches!(conn.phase, Phase::Finishing | Phase::Refusing) || conn.has(flag::BLOCKED);
+        let mut goes_on = matches!(conn.phase, Phase::Finishing | Phase::Refusing) || conn.has(flag::BLOCKED);
         if let Some(mut queue) = conn.out.take() {
             if queue.len() > I::SEGMENTS_PER_SEND {
                 queue.unpin();
-                conn.set(flag::SENDING | flag::BLOCKED);
-                conn.out = Some(in_flight_marker(queue.bytes(), self.spare_queues.pop()));
+                conn.set(flag::SENDING);
+                let burst = if conn.has(flag::BLOCKED) { 0 } else { queue.bytes() };
+                let mut marker = self.spare_queues.pop().unwrap_or_default();
+                marker.set_in_flight(queue.bytes(), burst);
+                conn.out = Some(marker);
+                goes_on = true; // whether it waits shows in this turn
                 self.io.send_all(id, Outbound::Queue(queue));
             } else if let Some(segment) = queue.take_single() {
                 self.recycle(queue);
@@ -91,7 +99,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Keeps an empty queue for the next connection that needs one.
     pub(super) fn recycle(&mut self, mut queue: Box<SendQueue>) {
-        if self.spare_queues.len() < SPARE_QUEUES_MAX && queue.is_small() {
+        // As many as one submission sends.
+        if self.spare_queues.len() < self.options.budget.sq_entries as usize && queue.is_small() {
             queue.clear();
             self.spare_queues.push(queue);
         }
@@ -118,15 +127,20 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Outbound::Queue(queue) => queue.unpin(),
         }
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
+        conn.set(flag::SENDING);
         let was_blocked = conn.has(flag::BLOCKED);
-        conn.set(flag::SENDING | flag::BLOCKED);
-        let tell = !was_blocked && conn.phase == Phase::Open;
-        match &mut conn.out {
-            Some(queue) => queue.in_flight_bytes = rest.bytes(),
-            empty => *empty = Some(in_flight_marker(rest.bytes(), self.spare_queues.pop())),
-        }
+        let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
+        let burst = if was_blocked { queue.burst_bytes() } else { rest.bytes() };
+        queue.set_in_flight(rest.bytes(), burst);
         self.io.send_all(id, rest);
-        if tell {
+        self.note_blocked(id);
+    }
+
+    /// The socket is full: the handler is told, once until there is room again.
+    pub(super) fn note_blocked(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id).filter(|conn| !conn.has(flag::BLOCKED)) else { return };
+        conn.set(flag::BLOCKED);
+        if conn.phase == Phase::Open {
             self.handler.on_blocked(id, &mut self.outbox);
             self.apply_actions();
         }
@@ -155,7 +169,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let resumed = conn.has(flag::PAUSED);
         conn.clear(flag::PAUSED);
         if let Some(mut queue) = conn.out.take() {
-            queue.in_flight_bytes = 0;
+            queue.set_in_flight(0, 0);
             if queue.is_empty() {
                 self.recycle(queue);
             } else {
@@ -179,11 +193,4 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         };
         self.handle_broken(id, reason);
     }
-}
-
-/// The queue of a connection whose output is all in flight.
-fn in_flight_marker(in_flight_bytes: usize, spare: Option<Box<SendQueue>>) -> Box<SendQueue> {
-    let mut queue = spare.unwrap_or_default();
-    queue.in_flight_bytes = in_flight_bytes;
-    queue
 }

@@ -75,6 +75,22 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
+    /// What a peer was to do in time may have come while it was not read: it has the whole time again.
+    pub(super) fn restart_deadlines(&mut self, id: ConnId) {
+        let (now, pong_due) = (self.now_tick, self.now_tick + self.options.pong_timeout_ticks);
+        let Some(conn) = self.conn(id) else { return };
+        conn.active_tick = now;
+        if conn.has(flag::PINGED) {
+            conn.due_tick = pong_due;
+        }
+        if let Some(spill) = &mut conn.spill {
+            spill.started_tick = now.max(1);
+        }
+        if self.conns.timer(id.slot).deadline().is_none() {
+            self.arm_next(id); // one that is armed is armed for earlier
+        }
+    }
+
     /// Moves the timer forward if it is armed for later than `deadline`.
     pub(super) fn arm_no_later_than(&mut self, id: ConnId, deadline: u32) {
         if self.conns.timer(id.slot).deadline().is_none_or(|armed| armed > deadline) {
@@ -105,6 +121,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Phase::Open => self.handle_open_timer(id),
             Phase::Request | Phase::Deciding if self.may_be_our_delay(conn.due_tick) => self.look_again(id),
             Phase::Request | Phase::Deciding => self.handle_handshake_timeout(id),
+            // Who did not read its backlog has not read our Close behind it.
+            Phase::Closing if conn.reason == CloseReason::SlowConsumer => self.release(id),
             Phase::Closing => self.begin_release(id, CloseReason::CloseTimeout),
             Phase::Finishing | Phase::Refusing | Phase::Lingering => self.release(id),
             Phase::Releasing => {}
@@ -123,6 +141,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn handle_open_timer(&mut self, id: ConnId) {
         let now = self.now_tick;
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
+        if conn.has(flag::HELD) {
+            return; // its deadlines begin anew when it is read again
+        }
         let overdue = |due: Option<u32>| due.filter(|due| now >= *due);
         let message_due = overdue(self.options.message_due(conn));
         let idle_due = overdue(self.options.idle_timeout_ticks.map(|timeout| conn.active_tick + timeout));

@@ -166,6 +166,8 @@ pub trait Io {
     fn recv(&mut self, id: ConnId, into: Inbound);
     /// Sends without waiting: ends within the next [`Io::turn`], silently, or as [`Completion::Unsent`].
     fn send_now(&mut self, id: ConnId, bytes: Outbound);
+    /// The queue of a [`Io::send_now`] that sent it all, empty, to be used again.
+    fn spent_queue(&mut self) -> Option<Box<SendQueue>>;
     /// Sends all, waiting for room as long as it takes, and ends as [`Completion::Sent`].
     fn send_all(&mut self, id: ConnId, bytes: Outbound);
     /// Cancels the armed poll; its last completion follows.

@@ -14,6 +14,7 @@ use super::enter::RegisteredRing;
 use super::wake::{self, Waker};
 use super::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use crate::budget::CoreBudget;
+use crate::buf::SendQueue;
 use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::{SockAddr, SockAddrStorage};
@@ -86,6 +87,9 @@ pub struct Uring {
     receiving: VecDeque<(u64, Inbound)>,
     sending: Vec<Option<(u64, Outbound)>>,
     sending_checked: usize,
+    /// Queues of sends that sent all, no more than one submission has.
+    #[expect(clippy::vec_box, reason = "they are handed out boxed, as connections hold them")]
+    spent: Vec<Box<SendQueue>>,
     waiting: HashMap<u64, Outbound>,
     connecting: HashMap<u64, Box<[SockAddr; 2]>>,
     /// Bells to be rung, which keep their descriptors until the entries are submitted.
@@ -126,6 +130,7 @@ impl Uring {
             receiving: VecDeque::new(),
             sending: Vec::new(),
             sending_checked: 0,
+            spent: Vec::with_capacity(budget.sq_entries as usize),
             waiting: HashMap::new(),
             connecting: HashMap::new(),
             waking: Vec::new(),
@@ -389,6 +394,10 @@ impl Io for Uring {
         self.push(entry);
     }
 
+    fn spent_queue(&mut self) -> Option<Box<SendQueue>> {
+        self.spent.pop()
+    }
+
     fn send_all(&mut self, id: ConnId, bytes: Outbound) {
         let entry = self.send(id, &bytes, Op::SendAll);
         self.waiting.insert(pack(Op::SendAll, id), bytes);
@@ -441,7 +450,14 @@ impl Io for Uring {
             }
         }
         // Everything was submitted and every completion copied: what is still in `sending` was sent.
-        self.sending.clear();
+        for (_, sent) in self.sending.drain(..).flatten() {
+            if let Outbound::Queue(mut queue) = sent
+                && self.spent.len() < self.spent.capacity()
+            {
+                queue.clear();
+                self.spent.push(queue);
+            }
+        }
         self.sending_checked = 0;
         self.waking.clear();
         self.headers.clear();

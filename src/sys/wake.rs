@@ -79,6 +79,15 @@ impl Waker {
     }
 }
 
+#[cfg(test)]
+impl Waker {
+    /// Whether it was rung since the last time.
+    pub(super) fn was_rung(&self) -> bool {
+        use std::io::Read;
+        (&self.bell.eventfd).read_exact(&mut [0; 8]).is_ok()
+    }
+}
+
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.eventfd.as_fd()
@@ -106,5 +115,6 @@ mod tests {
         let mut count = [0; 8];
         (&waker.bell.eventfd).read_exact(&mut count).unwrap();
         assert_eq!(u64::from_ne_bytes(count), 1);
+        assert!(!waker.was_rung());
     }
 }

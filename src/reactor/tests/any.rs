@@ -4,6 +4,7 @@ use super::*;
 use crate::proto::client::encode_masked_fragment;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Part of what a client sends.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ enum Step {
     EndPoll,
     Turns { count: usize },
     Pass { ms: u64 },
+    Held { held: bool },
 }
 
 fn piece() -> impl Strategy<Value = Piece> {
@@ -49,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EndPoll),
         4 => (1usize..6).prop_map(|count| Step::Turns { count }),
         1 => (1u64..300).prop_map(|ms| Step::Pass { ms }),
+        1 => any::<bool>().prop_map(|held| Step::Held { held }),
     ]
 }
 
@@ -111,7 +114,15 @@ fn take_step(rig: &mut Rig, peer: Peer, client: &mut Client, step: Step) {
         Step::EndPoll => rig.kernel().end_poll(peer, libc::POLLIN.into()),
         Step::Turns { count } => (0..count).for_each(|_| rig.turn()),
         Step::Pass { ms } => rig.pass_ms(ms),
+        Step::Held { held } => hold(rig, peer, held),
     }
+}
+
+/// The handler holds a connection, or lets it go on.
+fn hold(rig: &mut Rig, peer: Peer, held: bool) {
+    let Some(id) = rig.peer(peer).id else { return };
+    let order = move |out: &mut Outbox<Order>| if held { out.hold(id) } else { out.resume(id) };
+    rig.mail.send(Control::Mail(Order(Box::new(order)))).unwrap();
 }
 
 proptest! {
@@ -134,6 +145,7 @@ proptest! {
         for (peer, client) in &mut clients {
             rig.kernel().give_room(*peer, usize::MAX);
             rig.peer(*peer).recv_max = usize::MAX;
+            hold(&mut rig, *peer, false);
             let rest = client.bytes.len() - client.sent;
             take_step(&mut rig, *peer, client, Step::Arrive { bytes: rest });
         }
@@ -154,19 +166,41 @@ proptest! {
 #[derive(Debug, Clone)]
 enum Event {
     Connect,
-    Upgrade { path: &'static str },
-    Bytes { bytes: Vec<u8> },
-    Message { len: usize },
+    Upgrade {
+        path: &'static str,
+    },
+    Bytes {
+        bytes: Vec<u8>,
+    },
+    Message {
+        len: usize,
+    },
     Close,
     End,
     Reset,
     Step(Step),
     FailPoll,
-    Hold { hold: bool },
-    LetGo { at: usize },
-    Send { len: usize },
+    Hold {
+        hold: bool,
+    },
+    LetGo {
+        at: usize,
+    },
+    Send {
+        len: usize,
+    },
     CloseByHandler,
-    Decide { accept: bool },
+    EndByHandler {
+        reason: CloseReason,
+    },
+    Decide {
+        accept: bool,
+    },
+    /// A message goes out only after a post to the other core and one back.
+    Post {
+        len: usize,
+    },
+    TurnOther,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -186,11 +220,15 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<usize>().prop_map(|at| Event::LetGo { at }),
         3 => prop_oneof![0usize..300, 0usize..90_000].prop_map(|len| Event::Send { len }),
         1 => Just(Event::CloseByHandler),
+        1 => prop_oneof![Just(CloseReason::SlowConsumer), Just(CloseReason::TooManyErrors)]
+            .prop_map(|reason| Event::EndByHandler { reason }),
+        3 => prop_oneof![0usize..300, 0usize..90_000].prop_map(|len| Event::Post { len }),
+        2 => Just(Event::TurnOther),
         2 => any::<bool>().prop_map(|accept| Event::Decide { accept }),
     ]
 }
 
-fn befall(rig: &mut Rig, peer: Peer, event: Event) {
+fn befall([rig, other]: [&mut Rig; 2], peer: Peer, event: Event, posted: &Posted) {
     let id = rig.peer(peer).id.unwrap_or(ConnId { slot: 0, generation: 0 });
     match event {
         Event::Connect => drop(rig.kernel().connect()),
@@ -211,11 +249,37 @@ fn befall(rig: &mut Rig, peer: Peer, event: Event) {
             }
         }
         Event::Send { len } => rig.tell(move |out| out.send(id, Kind::Binary, &vec![1; len])),
+        Event::EndByHandler { reason } => rig.tell(move |out| out.end(id, reason)),
+        Event::Post { len } => posted.post(rig, id, len),
+        Event::TurnOther => other.turn(),
         Event::CloseByHandler => rig.tell(move |out| out.close(id, 4_000, "")),
         Event::Decide { accept } => rig.tell(move |out| {
             let refusal = Decision::Respond(Response::refuse(Status::Forbidden, "no"));
             out.decide(id, if accept { Decision::ACCEPT } else { refusal });
         }),
+    }
+}
+
+/// Posts to the other core that its ring took, and those that came back from there.
+#[derive(Default, Clone)]
+struct Posted {
+    accepted: Arc<AtomicUsize>,
+    back: Arc<AtomicUsize>,
+}
+
+impl Posted {
+    fn post(&self, rig: &mut Rig, id: ConnId, len: usize) {
+        let (accepted, back) = (Arc::clone(&self.accepted), Arc::clone(&self.back));
+        rig.tell(move |out| {
+            let answer = Order(Box::new(move |out| {
+                back.fetch_add(1, Relaxed);
+                out.send(id, Kind::Binary, &vec![2; len]);
+            }));
+            let question = Order(Box::new(move |out| drop(out.post(0, answer))));
+            if out.post(1, question).is_ok() {
+                accepted.fetch_add(1, Relaxed);
+            }
+        });
     }
 }
 
@@ -228,14 +292,23 @@ proptest! {
         shuffle: u64,
     ) {
         let budget = CoreBudget { buffers_max: 3, accepts_in_flight: 2, reserve_slots: 2, ..CoreBudget::for_reactors(1) };
-        let mut rig = Rig::with(Options { connections_max: 4, budget, ..options() });
+        let mut rigs = Rig::many(Options { connections_max: 4, budget, ..options() }, 2, 4).into_iter();
+        let (mut rig, mut other) = (rigs.next().unwrap(), rigs.next().unwrap());
+        let posted = Posted::default();
         rig.kernel().shuffle = Some(shuffle);
         let first = rig.kernel().connect();
         prop_assert_eq!(first, 0);
         for (at, event) in events {
             let peer = at % rig.kernel().sockets.len();
-            befall(&mut rig, peer, event);
+            befall([&mut rig, &mut other], peer, event, &posted);
+        }
+        other.settle();
+        rig.settle();
+        prop_assert_eq!(posted.back.load(Relaxed), posted.accepted.load(Relaxed), "mail that was not refused comes back");
+        for peer in 0..rig.kernel().sockets.len() {
+            hold(&mut rig, peer, false);
         }
         rig.finish();
+        other.finish();
     }
 }

@@ -8,6 +8,7 @@
 //! Refuses to: complete a [`Io::send_now`] later than the turn that submits it, for that is this side's contract.
 
 use super::socket::{InFlight, Socket};
+use crate::buf::SendQueue;
 use crate::sys::wake::Waker;
 use crate::sys::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use std::collections::{BTreeMap, VecDeque};
@@ -53,6 +54,8 @@ pub(super) struct Kernel {
     backlog: VecDeque<Peer>,
     submitted: Vec<(Peer, Operation)>,
     ready: VecDeque<Completion>,
+    #[expect(clippy::vec_box, reason = "they are handed out boxed, as connections hold them")]
+    spent: Vec<Box<SendQueue>>,
 }
 
 impl Kernel {
@@ -72,6 +75,7 @@ impl Kernel {
             backlog: VecDeque::new(),
             submitted: Vec::new(),
             ready: VecDeque::new(),
+            spent: Vec::new(),
         }
     }
 
@@ -209,6 +213,8 @@ impl Kernel {
                 if bytes.bytes() > 0 {
                     let result = if result == 0 { -libc::EAGAIN } else { result.min(0) };
                     self.ready.push_back(Completion::Unsent { id, rest: bytes, result });
+                } else if let Outbound::Queue(queue) = bytes {
+                    self.spent.push(queue);
                 }
             }
             Operation::SendAll(bytes) => {
@@ -336,6 +342,10 @@ impl Io for Kernel {
         );
         assert!(!std::mem::replace(&mut socket.in_flight.send_now, true), "a second send of {id:?}");
         self.submit(id, Operation::SendNow(bytes));
+    }
+
+    fn spent_queue(&mut self) -> Option<Box<SendQueue>> {
+        self.spent.pop()
     }
 
     fn send_all(&mut self, id: ConnId, bytes: Outbound) {

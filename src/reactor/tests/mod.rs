@@ -8,6 +8,7 @@ mod accept;
 mod any;
 mod close;
 mod drain;
+mod hold;
 mod kernel;
 mod mesh;
 mod receive;
@@ -15,10 +16,11 @@ mod request;
 mod send;
 mod socket;
 mod timers;
+mod turn;
 
 use super::{Control, Counters, Mailbox, Mesh, Options, Reactor, Shared, TICK_MS, ticks};
 use crate::budget::CoreBudget;
-use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response};
+use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, Work};
 use crate::proto::client::{decode_server_header, encode_masked, upgrade_request};
 use crate::proto::close::CloseReason;
 use crate::proto::frame::Opcode;
@@ -66,6 +68,7 @@ fn options() -> Options {
 enum Told {
     Open(ConnId),
     Message(ConnId, Vec<u8>),
+    Blocked(ConnId),
     Writable(ConnId),
     Close(ConnId, CloseReason),
 }
@@ -78,12 +81,14 @@ type Deed = Box<dyn FnOnce(&mut Outbox<Order>) + Send>;
 struct App {
     told: Vec<Told>,
     open: HashSet<ConnId>,
+    blocked: HashSet<ConnId>,
     requests: Vec<ConnId>,
     ticks_ms: Vec<u64>,
     mail_from: Vec<Origin>,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
     on_open: fn(ConnId, &mut Outbox<Order>),
     on_close: fn(ConnId, &mut Outbox<Order>),
+    on_turn: fn(&mut Outbox<Order>) -> Work,
 }
 
 impl Handler for App {
@@ -119,13 +124,24 @@ impl Handler for App {
         self.ticks_ms.push(now_ms);
     }
 
+    fn on_blocked(&mut self, conn: ConnId, _: &mut Outbox<Order>) {
+        assert!(self.open.contains(&conn) && self.blocked.insert(conn), "{conn:?} is blocked already");
+        self.told.push(Told::Blocked(conn));
+    }
+
+    fn on_turn(&mut self, out: &mut Outbox<Order>) -> Work {
+        (self.on_turn)(out)
+    }
+
     fn on_writable(&mut self, conn: ConnId, _: &mut Outbox<Order>) {
         assert!(self.open.contains(&conn), "room on {conn:?}, which is not open");
+        assert!(self.blocked.remove(&conn), "room on {conn:?}, which was not blocked");
         self.told.push(Told::Writable(conn));
     }
 
     fn on_close(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox<Order>) {
         assert!(self.open.remove(&conn), "{conn:?} closed, which is not open");
+        self.blocked.remove(&conn);
         self.told.push(Told::Close(conn, reason));
         (self.on_close)(conn, out);
     }
@@ -161,12 +177,14 @@ impl Rig {
         let app = App {
             told: Vec::new(),
             open: HashSet::new(),
+            blocked: HashSet::new(),
             requests: Vec::new(),
             ticks_ms: Vec::new(),
             mail_from: Vec::new(),
             on_message: |_, message, out| out.reply(message),
             on_open: |_, _| {},
             on_close: |_, _| {},
+            on_turn: |_| Work::None,
         };
         let shared = Shared { siblings: Arc::clone(siblings), ..Shared::default() };
         let kernel = Kernel::new(options.budget.descriptors(options.connections_max));

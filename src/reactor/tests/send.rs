@@ -1,6 +1,7 @@
 //! Output: short sends, full sockets, peers that stop reading, and the order of bytes under all of it.
 
 use super::*;
+use crate::buf::SendQueue;
 use crate::sys::Io;
 use proptest::prelude::*;
 
@@ -97,6 +98,8 @@ fn a_queue_over_its_limit_ends_the_slow_and_leaves_the_others() {
     let (slow, other) = (rig.open(), rig.open());
     let ids = [rig.id(slow), rig.id(other)];
     rig.peer(slow).room = 0;
+    // What finds the socket full does not count.
+    rig.tell(move |out| ids.into_iter().for_each(|id| out.send(id, Kind::Binary, &[0; 1_000])));
     // Exactly the limit, headers included: kept.
     let chunk = vec![9; QUEUE_BYTES / 4 - 4];
     for _ in 0..4 {
@@ -107,7 +110,7 @@ fn a_queue_over_its_limit_ends_the_slow_and_leaves_the_others() {
     rig.tell(move |out| ids.into_iter().for_each(|id| out.send(id, Kind::Binary, &[])));
     assert_eq!(rig.reason(slow), Some(CloseReason::SlowConsumer));
     assert!(rig.peer(slow).gone && !rig.peer(other).gone);
-    assert_eq!(rig.take_frames(other).len(), 5);
+    assert_eq!(rig.take_frames(other).len(), 6);
     rig.finish();
 }
 
@@ -123,6 +126,129 @@ fn one_message_alone_may_be_larger_than_the_queue() {
     rig.kernel().give_room(peer, usize::MAX);
     rig.settle();
     assert!(rig.take_frames(peer) == [(Opcode::Binary, large)]);
+    rig.finish();
+}
+
+#[test]
+fn a_burst_to_a_peer_that_has_read_everything_does_not_make_it_slow() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    rig.peer(peer).room = 10_000;
+    let chunk = vec![7; 10_000];
+    let burst = move |out: &mut Outbox<Order>| (0..30).for_each(|_| out.send(id, Kind::Binary, &chunk));
+    // Three times the limit in one turn, of which a little fits.
+    rig.tell(burst.clone());
+    assert_eq!(rig.reason(peer), None);
+    // What comes while it is being read counts for itself.
+    rig.tell(move |out| out.send(id, Kind::Binary, &vec![8; QUEUE_BYTES - 10]));
+    assert_eq!(rig.reason(peer), None);
+    // It has read the burst, but not what came behind it: another burst is one too many.
+    rig.kernel().give_room(peer, 290_120);
+    rig.settle();
+    rig.tell(burst.clone());
+    assert_eq!(rig.reason(peer), Some(CloseReason::SlowConsumer));
+    // Once it has read everything, it may have another.
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    for _ in 0..3 {
+        rig.peer(peer).room = 10_000;
+        rig.tell(burst.clone());
+        rig.kernel().give_room(peer, usize::MAX);
+        rig.settle();
+        assert_eq!(rig.take_frames(peer).len(), 30);
+    }
+    rig.finish();
+}
+
+#[test]
+fn a_burst_is_still_one_when_its_send_ends_short() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    rig.peer(peer).room = 0;
+    rig.peer(peer).ends_short = true;
+    rig.tell(move |out| out.send(id, Kind::Binary, &vec![7; 3 * QUEUE_BYTES]));
+    for _ in 0..20 {
+        rig.kernel().give_room(peer, 1_000);
+        rig.settle();
+        rig.tell(move |out| out.send(id, Kind::Binary, &[0; 4_000]));
+        assert_eq!(rig.reason(peer), None);
+    }
+    rig.kernel().give_room(peer, usize::MAX);
+    rig.settle();
+    assert_eq!(rig.take_frames(peer).len(), 21);
+    rig.finish();
+}
+
+/// What the handler was told of a connection's socket.
+fn socket_told(rig: &mut Rig) -> Vec<Told> {
+    let told = rig.reactor.handler.told.drain(..);
+    told.filter(|told| matches!(told, Told::Blocked(_) | Told::Writable(_))).collect()
+}
+
+#[test]
+fn a_full_socket_is_told_once_and_room_once_all_is_sent() {
+    for segments in [1, Kernel::SEGMENTS_PER_SEND * 2] {
+        let mut rig = Rig::new();
+        let peer = rig.open();
+        let id = rig.id(peer);
+        let order =
+            move |out: &mut Outbox<Order>| (0..segments).for_each(|_| out.send(id, Kind::Text, b"123"));
+        rig.tell(order);
+        assert_eq!(socket_told(&mut rig), [], "it has room");
+        rig.peer(peer).room = 3;
+        rig.tell(order);
+        assert_eq!(socket_told(&mut rig), [Told::Blocked(id)]);
+        rig.tell(order);
+        rig.kernel().give_room(peer, segments * 5);
+        rig.settle();
+        assert_eq!(socket_told(&mut rig), [], "told already, and it is still full");
+        rig.kernel().give_room(peer, usize::MAX);
+        rig.settle();
+        assert_eq!(socket_told(&mut rig), [Told::Writable(id)]);
+        rig.peer(peer).room = 0;
+        rig.tell(order);
+        assert_eq!(socket_told(&mut rig), [Told::Blocked(id)]);
+        rig.finish();
+    }
+}
+
+#[test]
+fn room_is_told_even_while_something_is_sent_in_every_turn() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    rig.peer(peer).room = 0;
+    rig.tell(move |out| out.send(id, Kind::Text, b"123"));
+    rig.kernel().give_room(peer, usize::MAX);
+    for _ in 0..5 {
+        let order = Order(Box::new(move |out| out.send(id, Kind::Text, b"more")));
+        rig.mail.send(Control::Mail(order)).unwrap();
+        rig.turn();
+    }
+    assert_eq!(socket_told(&mut rig), [Told::Blocked(id), Told::Writable(id)]);
+    rig.settle();
+    rig.finish();
+}
+
+#[test]
+fn a_gathered_send_that_went_out_gives_its_queue_to_the_next() {
+    let mut rig = Rig::new();
+    let peers = [rig.open(), rig.open()];
+    let order = |id| move |out: &mut Outbox<Order>| (0..3).for_each(|_| out.send(id, Kind::Text, b"x"));
+    let first = rig.id(peers[0]);
+    rig.tell(order(first));
+    let spare: Vec<*const SendQueue> =
+        rig.reactor.spare_queues.iter().map(|queue| &raw const **queue).collect();
+    assert_eq!(spare.len(), 1);
+    let second = rig.id(peers[1]);
+    rig.mail.send(Control::Mail(Order(Box::new(order(second))))).unwrap();
+    rig.turn();
+    assert!(rig.reactor.spare_queues.is_empty(), "in use");
+    rig.settle();
+    assert!(rig.reactor.spare_queues.iter().map(|queue| &raw const **queue).eq(spare));
+    assert!(rig.reactor.spare_queues[0].is_empty() && rig.reactor.spare_queues[0].backlog_bytes() == 0);
     rig.finish();
 }
 

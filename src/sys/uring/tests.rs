@@ -256,6 +256,8 @@ fn silence_after_a_send_means_that_all_went_out() {
     }
     let expected: Vec<u8> = queue.iter().flat_map(|segment| segment.bytes().to_vec()).collect();
     assert!(ring.send_now(id, Outbound::Queue(queue)).is_none());
+    let spent = ring.uring.spent_queue().expect("to be used again");
+    assert!(spent.is_empty() && spent.backlog_bytes() == 0 && ring.uring.spent_queue().is_none());
     let mut seen = vec![0; 7 + expected.len()];
     client.read_exact(&mut seen).unwrap();
     assert_eq!(seen, [b"single ", &expected[..]].concat());
@@ -415,6 +417,25 @@ fn a_ring_of_the_bell_ends_the_wait_every_time() {
         }
         sender.join().unwrap();
     }
+}
+
+#[test]
+fn a_ring_rings_the_bell_of_another() {
+    let waker = Waker::new().unwrap();
+    let mut sleeper = Uring::new(FLOOR, 1, None, Some(waker.clone())).unwrap();
+    let mut other = Uring::new(FLOOR, 1, None, None).unwrap();
+    for _ in 0..3 {
+        other.wake(&waker);
+        other.turn(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        let mut done = Vec::new();
+        sleeper.turn(Some(PATIENCE), &mut done).unwrap();
+        assert!(matches!(done[..], [Completion::Woken]));
+    }
+    // A bell that is gone before its entry is submitted rings nobody else's.
+    other.wake(&Waker::new().unwrap());
+    let taken = Waker::new().unwrap();
+    other.turn(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+    assert!(!taken.was_rung());
 }
 
 #[test]
