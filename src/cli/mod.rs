@@ -8,7 +8,7 @@ mod doctor;
 mod serve;
 mod table;
 
-use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources, suggestion};
+use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources, file_only, suggestion};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 use std::ffi::OsString;
@@ -110,10 +110,9 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(ArgMatches, Vec<ConfigError>),
 }
 
 fn unknown_argument(option: String) -> ConfigError {
-    let fix = match suggestion(option.trim_start_matches('-')) {
-        Some(near) => format!("did you mean --{}?", near.replace('_', "-")),
-        None => "megasock --help lists all options".to_owned(),
-    };
+    let name = option.trim_start_matches('-');
+    let near = || suggestion(name).map(|near| format!("did you mean --{}?", near.replace('_', "-")));
+    let fix = file_only(name).or_else(near).unwrap_or_else(|| "megasock --help lists all options".to_owned());
     ConfigError { option, origin: Origin::Flag, problem: "is no option".to_owned(), fix }
 }
 
