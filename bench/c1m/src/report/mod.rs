@@ -2,6 +2,7 @@
 //! absent, never zero.
 
 pub(crate) mod fanout;
+mod method;
 pub(crate) mod page;
 mod plot;
 pub(crate) mod table;

@@ -1,15 +1,28 @@
 //! report.json and report.html. The page is one file that needs nothing else: table, plots, settings.
 
-use super::{Report, plot, table};
+use super::{Report, method, plot, table};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::path::Path;
 
 const STYLE: &str = include_str!("page.css");
 
+/// report.json: the report, and how its figures were measured.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    method: Map<String, Value>,
+}
+
 /// Writes both files into `out`; returns their paths.
 pub(crate) fn write(report: &Report, out: &Path) -> Result<[String; 2], String> {
-    let json = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
-    let files = [("report.json", json), ("report.html", html(report))];
+    let method = method::of(&serde_json::to_value(report).map_err(|error| error.to_string())?);
+    let page = html(report, &method);
+    let json =
+        serde_json::to_string_pretty(&Written { report, method }).map_err(|error| error.to_string())?;
+    let files = [("report.json", json), ("report.html", page)];
     let written = files.map(|(name, text)| {
         let path = out.join(name);
         let shown = path.display().to_string();
@@ -19,7 +32,7 @@ pub(crate) fn write(report: &Report, out: &Path) -> Result<[String; 2], String> 
     Ok([json?, html?])
 }
 
-fn html(report: &Report) -> String {
+fn html(report: &Report, method: &Map<String, Value>) -> String {
     let opened = report.connections.as_ref().map_or(0, |connections| connections.opened);
     let title = format!("{} WebSocket connections", table::count(opened));
     let mut body = format!("<h1>{title}</h1>\n<p class=\"where\">{}</p>\n", escape(&place(report)));
@@ -42,6 +55,12 @@ fn html(report: &Report) -> String {
         }
     }
     body += &settings(report);
+    body += "<h2>How it was measured</h2>\n<dl>";
+    for (block, how) in method {
+        let _ =
+            write!(body, "<dt>{}</dt><dd>{}</dd>", escape(block), escape(how.as_str().unwrap_or_default()));
+    }
+    body += "</dl>\n";
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -100,7 +119,7 @@ mod tests {
     #[test]
     fn the_page_stands_alone_and_escapes_what_it_is_given() {
         let report = Report { notes: vec!["<script>".into()], ..Report::default() };
-        let page = html(&report);
+        let page = html(&report, &Map::new());
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
         for outside in ["http://", "https://", "src=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
