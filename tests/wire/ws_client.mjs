@@ -9,6 +9,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { expect, now, strings, text } from "./expect.mjs";
 
 const WebSocket = createRequire(`${process.env.WIRE_MODULES}/`)("ws");
 const [address, production] = process.argv.slice(2);
@@ -16,27 +17,6 @@ const [address, production] = process.argv.slice(2);
 const PATIENCE_MS = 20_000;
 const REPLIES = new Set(["subscribed", "unsubscribed", "published", "joined", "left", "sent", "presence", "history",
   "refreshed", "pong", "error"]);
-
-// What a field may be where its value cannot be known.
-const now = value => Number.isInteger(value) && Math.abs(value - Date.now()) < 60_000;
-const text = value => typeof value === "string" && value !== "";
-const strings = value => Array.isArray(value) && value.every(text);
-
-// Holds a frame to exactly these fields.
-function expect(got, wanted) {
-  assert.ok(fits(got, wanted), `\n    got    ${JSON.stringify(got)}\n    wanted ${show(wanted)}`);
-  return got;
-}
-
-function fits(got, wanted) {
-  if (typeof wanted === "function") return wanted(got);
-  if (wanted === null || typeof wanted !== "object") return got === wanted;
-  if (got === null || typeof got !== "object" || Array.isArray(got) !== Array.isArray(wanted)) return false;
-  const keys = Object.keys(wanted);
-  return Object.keys(got).length === keys.length && keys.every(key => key in got && fits(got[key], wanted[key]));
-}
-
-const show = wanted => JSON.stringify(wanted, (_, value) => (typeof value === "function" ? `<${value.name}>` : value));
 
 // One connection, its replies and its events kept apart, each in the order of arrival.
 class Client {
