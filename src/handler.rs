@@ -201,7 +201,16 @@ pub struct Outbox<M = ()> {
     rings: Vec<Option<Producer<M>>>,
     /// Cores posted to since the reactor last told them.
     posted: Vec<usize>,
+    /// Mail posted, and mail refused for want of room, since the reactor last counted it.
+    posts: PostCounts,
     unix_ms: u64,
+}
+
+/// What became of mail to other cores.
+#[derive(Default)]
+pub(crate) struct PostCounts {
+    pub posted: u64,
+    pub refused: u64,
 }
 
 /// One thing to do to a connection.
@@ -223,7 +232,15 @@ impl<M> Default for Outbox<M> {
 impl<M> Outbox<M> {
     /// The outbox of `core`, with a ring to each of the other cores.
     pub(crate) fn new(core: usize, rings: Vec<Option<Producer<M>>>) -> Outbox<M> {
-        Outbox { reply: None, actions: Vec::new(), core, rings, posted: Vec::new(), unix_ms: 0 }
+        Outbox {
+            reply: None,
+            actions: Vec::new(),
+            core,
+            rings,
+            posted: Vec::new(),
+            posts: PostCounts::default(),
+            unix_ms: 0,
+        }
     }
 
     /// Sends the message just received back to its sender, in place: no copy, no allocation. What is sent earlier in
@@ -292,7 +309,11 @@ impl<M> Outbox<M> {
     /// there is no such core but this one itself.
     pub fn post(&mut self, core: usize, mail: M) -> Result<(), M> {
         let Some(Some(ring)) = self.rings.get_mut(core) else { return Err(mail) };
-        ring.push(mail).map_err(|PushError::Full(mail)| mail)?;
+        if let Err(PushError::Full(mail)) = ring.push(mail) {
+            self.posts.refused += 1;
+            return Err(mail);
+        }
+        self.posts.posted += 1;
         if !self.posted.contains(&core) {
             self.posted.push(core);
         }
@@ -311,6 +332,10 @@ impl<M> Outbox<M> {
     /// The cores posted to since the last call.
     pub(crate) fn take_posted(&mut self) -> impl Iterator<Item = usize> {
         self.posted.drain(..)
+    }
+
+    pub(crate) fn take_post_counts(&mut self) -> PostCounts {
+        std::mem::take(&mut self.posts)
     }
 
     /// Answers a request left open with [`Decision::Later`].

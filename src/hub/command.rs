@@ -99,7 +99,8 @@ impl<K: Hooks> Hub<K> {
             return refused(ErrorCode::TopicLimit, format!("a connection may have {most} subscriptions"));
         }
         let user = session.user().cloned();
-        if !self.hooks.may_subscribe(&Client { conn, user: user.as_deref() }, &name) {
+        if !self.hooks.may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
+        {
             return refused(ErrorCode::Forbidden, format!("may not subscribe to {}", topic.name));
         }
         let since = recover.and_then(|recover| wire::position(&recover.epoch, recover.last_id));
@@ -146,7 +147,7 @@ impl<K: Hooks> Hub<K> {
             }
             user = session.user().cloned();
         }
-        self.hooks.on_unsubscribe(&Client { conn, user: user.as_deref() }, &topic);
+        self.hooks.on_unsubscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
         let home = topic.home(self.links.cores());
         let call = client_call(conn, id, Ask::Unsubscribe { topic: topic.clone(), user });
         self.links.call(home, call, out);
@@ -193,7 +194,13 @@ impl<K: Hooks> Hub<K> {
             Publishers::Users => user.is_some(),
             Publishers::Server => false,
         };
-        if !allowed || !self.hooks.may_publish(&Client { conn, user: user.as_deref() }, &name, data) {
+        if !allowed
+            || !self.hooks.may_publish(
+                &Client { conn, core: self.links.core(), user: user.as_deref() },
+                &name,
+                data,
+            )
+        {
             return refused(ErrorCode::Forbidden, format!("may not publish to {}", topic.name));
         }
         if data.len() > settings.data_bytes_max {
@@ -227,7 +234,11 @@ impl<K: Hooks> Hub<K> {
         let user = session.as_ref().and_then(|session| session.user().cloned());
         let is_subscribed =
             number.is_some_and(|number| session.is_some_and(|session| session.sub(number).is_some()));
-        if !is_subscribed && !self.hooks.may_subscribe(&Client { conn, user: user.as_deref() }, &name) {
+        if !is_subscribed
+            && !self
+                .hooks
+                .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
+        {
             return refused(ErrorCode::Forbidden, format!("may not look at {}", topic.name));
         }
         Ok(Name::new(&name))
@@ -267,7 +278,11 @@ impl<K: Hooks> Hub<K> {
                 self.end_busy(conn, out);
             }
             (Ask::Publish { topic, user, .. }, Answer::Published { offset }) => {
-                self.hooks.on_publish(&Client { conn, user: user.as_deref() }, &topic, offset);
+                self.hooks.on_publish(
+                    &Client { conn, core: self.links.core(), user: user.as_deref() },
+                    &topic,
+                    offset,
+                );
                 let topic = wire::topic(&topic);
                 reply(conn, id, out, |json, id| match topic.place {
                     Place::Channel => event::append_published(json, id, &topic.name, offset),
@@ -328,7 +343,7 @@ impl<K: Hooks> Hub<K> {
                 }
             }
         });
-        self.hooks.on_subscribe(&Client { conn, user: user.as_deref() }, &topic);
+        self.hooks.on_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
         self.end_busy(conn, out);
     }
 

@@ -82,8 +82,11 @@ impl History {
 
     /// The frames after `offset`, or `None` if one of them is not kept.
     pub fn after(&self, offset: u64) -> Option<impl Iterator<Item = &Payload>> {
+        if offset > self.last {
+            return None; // whatever a client claims to have
+        }
         let skip = (offset + 1).checked_sub(self.first())?;
-        (offset <= self.last).then(|| self.entries.iter().skip(skip as usize).map(|entry| &entry.frame))
+        Some(self.entries.iter().skip(skip as usize).map(|entry| &entry.frame))
     }
 }
 
@@ -125,7 +128,8 @@ mod tests {
                         .then(|| all[offset as usize..].iter().map(|(size, _)| *size).collect());
                     prop_assert_eq!(after, expected);
                 }
-                prop_assert!(history.get(0).is_none() && history.after(history.last() + 1).is_none());
+                prop_assert!(history.get(0).is_none() && history.get(u64::MAX).is_none());
+                prop_assert!(history.after(history.last() + 1).is_none() && history.after(u64::MAX).is_none());
             }
         }
     }

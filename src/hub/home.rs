@@ -14,7 +14,6 @@ use super::history::{Entry, History};
 use super::link::Links;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Position, Subscribed};
 use super::name::Name;
-use super::namespace::Settings;
 use super::presence::{News, Presence, Telling};
 use super::wire;
 use crate::buf::Payload;
@@ -24,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-/// Time an empty topic is kept beyond its history, so that one who reconnects finds its epoch.
+/// Time a topic without subscribers or history is kept, so that one who reconnects finds its epoch.
 const LINGER_MS: u64 = 60_000;
 
 /// Topics whose history is looked through for what has aged, each second.
@@ -61,8 +60,8 @@ struct Topic {
     links: Vec<Link>,
     presence: Option<Box<Presence>>,
     news: Option<Box<News>>,
-    /// When it was last found without subscribers.
-    emptied_ms: u64,
+    /// When it last had a subscriber or a publication.
+    used_ms: u64,
     /// It is in the list of those to be looked at.
     is_watched: bool,
 }
@@ -157,10 +156,10 @@ impl Homes {
                 let users = presence.map_or(Vec::new(), |presence| presence.page(after.as_deref(), *limit));
                 Answer::Presence { users, total: presence.map_or(0, |presence| presence.total()) }
             }
-            Ask::History { topic, limit, since } => {
-                let topic = self.topic(topic);
-                self.history(topic, *limit, *since)
-            }
+            Ask::History { topic, limit, since } => match self.by_name.get(topic).copied() {
+                Some(topic) => self.history(topic, *limit, *since),
+                None => Answer::History { last: Position { epoch: 0, offset: 0 }, frames: Vec::new() },
+            },
             _ => {
                 unreachable!("it is not about a topic")
             }
@@ -190,7 +189,7 @@ impl Homes {
             links: Vec::new(),
             presence: self.options.namespaces.numbered(settings).presence.then(Box::default),
             news: None,
-            emptied_ms: 0,
+            used_ms: 0,
             is_watched: false,
         }) as u32;
         self.by_name.insert(name.clone(), topic);
@@ -294,6 +293,7 @@ impl Homes {
             out.unix_ms(),
             &self.options.server_id,
         );
+        topic.used_ms = self.now_ms;
         let before = topic.history.bytes();
         topic.history.push(Entry { frame: frame.clone(), at_ms: self.now_ms, except }, settings);
         self.kept_bytes = self.kept_bytes + topic.history.bytes() - before;
@@ -384,18 +384,25 @@ impl Homes {
         topic.history.trim(self.now_ms, self.options.namespaces.numbered(topic.settings));
         self.kept_bytes -= before - topic.history.bytes();
         let (first, last) = (topic.history.first(), topic.last());
-        // Without `since` the newest ones, with it those that follow.
-        let start = match since {
-            Some(since) => first.max(since.saturating_add(1)),
-            None => first.max((last.offset + 1).saturating_sub(limit as u64)),
-        };
         let mut room = self.options.replay_bytes_max;
-        let frames = (start..=last.offset).take(limit).map_while(|offset| {
+        let mut take = |offset| {
             let frame = &topic.history.get(offset)?.frame;
             room = room.checked_sub(frame.len())?;
             Some(frame.clone())
-        });
-        Answer::History { last, frames: frames.collect() }
+        };
+        let frames = match since {
+            Some(since) => {
+                let start = first.max(since.saturating_add(1));
+                (start..=last.offset).take(limit).map_while(&mut take).collect()
+            }
+            None => {
+                let newest = (first..=last.offset).rev().take(limit).map_while(&mut take);
+                let mut frames: Vec<Payload> = newest.collect();
+                frames.reverse();
+                frames
+            }
+        };
+        Answer::History { last, frames }
     }
 
     fn add_news(
@@ -490,7 +497,7 @@ impl Homes {
     /// A topic has no subscribers: it is looked at again when its history has aged.
     fn note_empty(&mut self, number: u32) {
         let topic = &mut self.topics[number as usize];
-        topic.emptied_ms = self.now_ms;
+        topic.used_ms = self.now_ms;
         if !std::mem::replace(&mut topic.is_watched, true) {
             self.emptied.push_back(number);
         }
@@ -504,22 +511,15 @@ impl Homes {
                 topic.is_watched = false;
                 continue;
             }
-            let linger_ms = linger_ms(self.options.namespaces.numbered(topic.settings));
-            if self.now_ms < topic.emptied_ms + linger_ms {
-                // Topics linger for different times, so one that is not due does not stop the others.
+            if self.now_ms < topic.used_ms + LINGER_MS || !topic.history.is_empty() {
+                // One that is not due does not stop the others. Its history goes with age, by `drop_aged`.
                 self.emptied.push_back(number);
                 continue;
             }
-            self.kept_bytes -= topic.history.bytes();
-            self.forget_kept(number);
             let topic = self.topics.remove(number as usize);
             self.by_name.remove(&topic.name);
         }
     }
-}
-
-fn linger_ms(settings: &Settings) -> u64 {
-    if settings.history_count_max == 0 { LINGER_MS } else { LINGER_MS + settings.history_age_ms }
 }
 
 /// What came after `since`, if all of it is kept and not too much to send.

@@ -1,9 +1,12 @@
 //! What an application adds to the hub: who may do what, and what happens when they do.
 
+use super::wire;
 use crate::handler::{ConnId, Request, Response};
 
-/// Decisions and reactions of an application, one value a core. All of it runs on the core's thread and must not block;
-/// to publish from here, keep a clone of the server's handle.
+/// Decisions and reactions of an application, one value a core. All of it runs on the core's thread: it must not block, not
+/// even on a [`crate::server::Pending`], and a panic ends the process. To publish from here, put the server's handle where
+/// the hooks find it once it has started, in an `Arc<OnceLock<…>>` as `examples/chat.rs` does: cores start before there is a
+/// handle.
 ///
 /// ```
 /// use megasock::hub::{Client, Hooks};
@@ -27,7 +30,7 @@ pub trait Hooks: Sized {
         let _ = client;
     }
 
-    /// Whether it may subscribe to a topic; a room's name begins with `room:`.
+    /// Whether it may subscribe to a topic, or look at its presence and history; a room's name begins with `room:`.
     fn may_subscribe(&mut self, client: &Client<'_>, topic: &str) -> bool {
         let _ = (client, topic);
         true
@@ -65,8 +68,17 @@ pub trait Hooks: Sized {
 pub struct Client<'a> {
     /// Its connection on this core.
     pub conn: ConnId,
+    /// This core.
+    pub core: usize,
     /// Its name, unless it is anonymous.
     pub user: Option<&'a str>,
+}
+
+impl Client<'_> {
+    /// The id its welcome told, as [`crate::Handle::disconnect`] wants it.
+    pub fn connection_id(&self) -> String {
+        wire::connection_id(self.core, self.conn)
+    }
 }
 
 /// The answer to a client that wants to connect.

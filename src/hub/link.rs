@@ -44,6 +44,11 @@ impl Links {
         }
     }
 
+    /// This core.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
     /// Cores of the server.
     pub fn cores(&self) -> usize {
         self.links.len()

@@ -1,9 +1,12 @@
 //! The product on top of the reactor: channels, rooms, users, presence and history across cores.
 //!
-//! Every topic and every user has a *home core*, chosen by the hash of its name. A topic's home ([`home`]) gives it its
-//! order, its history and its presence, and knows which cores have subscribers; each of those ([`local`]) serves its own.
-//! A user's home ([`users`]) knows where its connections are. Between cores goes [`mail`], under the flow control of
-//! [`link`]. A [`session`] is what a core knows of one of its connections; [`command`] does what clients ask.
+//! An application starts it with [`crate::Builder::hub`], adds its own rules by [`Hooks`], sets topics up by
+//! [`Namespaces`], and publishes through its [`crate::Handle`]. docs/channels.md is what clients speak.
+//!
+//! Every topic and every user has a *home core*, chosen by the hash of its name. A topic's home (`home.rs`) gives it its
+//! order, its history and its presence, and knows which cores have subscribers; each of those (`local.rs`) serves its own.
+//! A user's home (`users.rs`) knows where its connections are. Between cores goes `mail.rs`, under the flow control of
+//! `link.rs`. A session (`session.rs`) is what a core knows of one of its connections; `command.rs` does what clients ask.
 //!
 //! One [`Hub`] is one core's share. It is a [`Handler`] and knows no reactor, no ring and no socket.
 //!
@@ -259,7 +262,7 @@ impl<K: Hooks> Handler for Hub<K> {
     fn on_close(&mut self, conn: ConnId, _: CloseReason, out: &mut Outbox<Mail>) {
         self.begin(out);
         let Some(session) = self.sessions.remove(conn) else { return };
-        let client = Client { conn, user: session.user().map(|user| &**user) };
+        let client = Client { conn, core: self.links.core(), user: session.user().map(|user| &**user) };
         for sub in session.subs() {
             let topic = self.locals.name(sub.topic).clone();
             self.locals.detach(sub);
@@ -272,7 +275,9 @@ impl<K: Hooks> Handler for Hub<K> {
             let home = user.home(self.links.cores());
             self.links.call(home, Call::own(Ask::Close { user: user.clone(), conn }), out);
         }
-        self.hooks.on_close(&client);
+        if session.is_welcomed() {
+            self.hooks.on_close(&client);
+        }
         self.finish(out);
     }
 }
@@ -280,13 +285,14 @@ impl<K: Hooks> Handler for Hub<K> {
 impl<K: Hooks> Hub<K> {
     fn welcome(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
         let Some(session) = self.sessions.get(conn) else { return };
+        session.set_welcomed();
         let user = session.user().map(|user| &**user);
         let (id, options) = (wire::connection_id(out.core(), conn), &self.options);
         let frame = wire::frame(|json| {
             event::append_welcome(json, &id, user, &options.server_id, options.ping_interval_ms);
         });
         out.send_frame(conn, frame);
-        self.hooks.on_open(&Client { conn, user });
+        self.hooks.on_open(&Client { conn, core: self.links.core(), user });
     }
 }
 

@@ -93,6 +93,18 @@ pub enum PatternError {
     TooMany,
 }
 
+impl std::fmt::Display for PatternError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PatternError::Malformed => "a pattern is a name, or a prefix that ends in *",
+            PatternError::Duplicate => "the pattern was given before",
+            PatternError::TooMany => "there are more than 65,535 patterns",
+        })
+    }
+}
+
+impl std::error::Error for PatternError {}
+
 impl Default for Namespaces {
     fn default() -> Namespaces {
         let mut defaults = Namespaces { patterns: Vec::new(), settings: Vec::new() };

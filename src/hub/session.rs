@@ -33,8 +33,10 @@ mod flag {
     pub const BLOCKED: u8 = 1 << 1;
     /// It is being given what it is owed.
     pub const CATCHING_UP: u8 = 1 << 2;
+    /// The application has been told that it is open.
+    pub const WELCOMED: u8 = 1 << 3;
     /// It is being closed: nothing is done for it any more.
-    pub const ENDED: u8 = 1 << 3;
+    pub const ENDED: u8 = 1 << 4;
 }
 
 /// One connection that speaks the channel protocol.
@@ -143,6 +145,14 @@ impl Session {
     pub fn end_catching_up(&mut self) {
         self.put(flag::CATCHING_UP, false);
         self.forget_rare();
+    }
+
+    pub fn is_welcomed(&self) -> bool {
+        self.has(flag::WELCOMED)
+    }
+
+    pub fn set_welcomed(&mut self) {
+        self.put(flag::WELCOMED, true);
     }
 
     pub fn is_ended(&self) -> bool {

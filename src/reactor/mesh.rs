@@ -120,6 +120,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Tells the cores posted to in this turn, and wakes those that are parked.
     pub(super) fn announce_posts(&mut self) {
+        let posts = self.outbox.take_post_counts();
+        self.counters.mesh_posted.add(posts.posted);
+        self.counters.mesh_full.add(posts.refused);
         for core in self.outbox.take_posted() {
             let waker = &self.incoming.wakers[core];
             if waker.announce(self.incoming.core) {

@@ -73,6 +73,8 @@ counters! {
     sends_short "Sends the socket could not take at once.";
     receives_empty "Wake-ups that found nothing to receive.";
     completions_stale "Completions of connections that had gone.";
+    mesh_posted "Mail posted to other cores.";
+    mesh_full "Mail to other cores refused because its ring was full.";
     mesh_received "Mail taken from other cores.";
     wakes "Parked cores rung.";
     turns "Turns of the loop: system calls, but for those of a full submission queue.";

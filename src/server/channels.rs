@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 impl Builder {
     /// The application is the hub: channels, rooms, users, presence and history. `make(core)` is called once on each
@@ -54,6 +54,9 @@ fn options(config: &Config) -> hub::Options {
         takes_names: !config.production,
     }
 }
+
+/// Users or messages in one answer.
+const PAGE_MAX: usize = 1_000;
 
 /// Why a request could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +128,10 @@ impl<T> Pending<T> {
     /// # Errors
     /// There is none.
     pub fn wait(mut self, timeout: Duration) -> Result<T, Unanswered> {
+        let deadline = Instant::now() + timeout;
         for answer in std::mem::take(&mut self.answers) {
-            let answer = answer.recv_timeout(timeout).map_err(|error| match error {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = answer.recv_timeout(left).map_err(|error| match error {
                 oneshot::RecvTimeoutError::Timeout => Unanswered::Timeout,
                 oneshot::RecvTimeoutError::Disconnected => Unanswered::Stopped,
             })?;
@@ -204,7 +209,7 @@ impl Handle<Mail> {
         Ok(Pending::one(answer, connections))
     }
 
-    /// The users subscribed to a topic, in the order of their names: up to `limit` that come after `after`.
+    /// The users subscribed to a topic, in the order of their names: up to `limit`, at most 1,000, that come after `after`.
     ///
     /// # Errors
     /// The name is invalid, or the server has stopped.
@@ -216,7 +221,8 @@ impl Handle<Mail> {
     ) -> Result<Pending<UserPage>, Invalid> {
         let topic = topic_name(topic)?;
         let home = topic.home(self.cores());
-        let answer = self.ask(home, Ask::Presence { topic, limit, after: after.map(Box::from) })?;
+        let answer =
+            self.ask(home, Ask::Presence { topic, limit: limit.min(PAGE_MAX), after: after.map(Box::from) })?;
         Ok(Pending::one(answer, |answer| match answer {
             Answer::Presence { users, total } => {
                 let users =
@@ -227,7 +233,7 @@ impl Handle<Mail> {
         }))
     }
 
-    /// Up to `limit` messages of a topic's history: those after `since`, or else the newest.
+    /// Up to `limit`, at most 1,000, messages of a topic's history: those after `since`, or else the newest.
     ///
     /// # Errors
     /// The name is invalid, or the server has stopped.
@@ -239,7 +245,8 @@ impl Handle<Mail> {
     ) -> Result<Pending<HistoryPage>, Invalid> {
         let topic = topic_name(topic)?;
         let name = topic.clone();
-        let answer = self.ask(topic.home(self.cores()), Ask::History { topic, limit, since })?;
+        let answer =
+            self.ask(topic.home(self.cores()), Ask::History { topic, limit: limit.min(PAGE_MAX), since })?;
         Ok(Pending::one(answer, move |answer| match answer {
             Answer::History { last, frames } => Some(HistoryPage {
                 epoch: hub::epoch(last.epoch),

@@ -86,6 +86,7 @@ fn a_full_ring_gives_the_mail_back_and_loses_nothing() {
     let [mut a, mut b] = pair(8);
     let log = Log::default();
     assert_eq!(post(&mut a, 1, &log, 0..10), 2);
+    assert_eq!((a.counters().mesh_posted.get(), a.counters().mesh_full.get()), (8, 2));
     b.settle();
     assert_eq!(post(&mut a, 1, &log, 8..10), 0);
     b.settle();
