@@ -94,8 +94,13 @@ impl Client {
 
     /// A connection past its opening handshake on /echo.
     pub(crate) fn open(address: SocketAddr) -> Client {
+        Client::open_at(address, "/echo")
+    }
+
+    /// A connection past its opening handshake for `target`.
+    pub(crate) fn open_at(address: SocketAddr, target: &str) -> Client {
         let mut client = Client::connect(address);
-        client.send(upgrade_request("/echo").as_bytes());
+        client.send(upgrade_request(target).as_bytes());
         client.accepted(KEYS[0].1);
         client
     }

@@ -78,6 +78,14 @@ impl Server {
         Client::open(self.address)
     }
 
+    /// A connection that speaks the channel protocol, past its welcome.
+    pub(crate) fn open_channels(&self) -> Client {
+        let mut client = Client::open_at(self.address, "/ws");
+        let (opcode, welcome) = client.message();
+        assert!(opcode == TEXT && welcome.starts_with(br#"{"type":"welcome","#), "{}", welcome.escape_ascii());
+        client
+    }
+
     /// Still runs, and still serves both kinds of client.
     pub(crate) fn assert_serves(&mut self) {
         let ended = self.child.try_wait().expect("its own child");

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod channels;
 mod drain;
 mod echo;
 mod framing;
