@@ -67,8 +67,8 @@ pub const REACTORS_MAX: usize = 256;
 
 /// Mail that the ring between two cores holds, a power of two. Each of `reactors` cores has a ring to each of the others,
 /// so their length shrinks with the square of the cores: 2 rings of 4,096 for two cores, 12 for four, 56 of 512 for eight.
-/// Up to 19 cores all rings together hold at most 49,152 mails, 4 MiB at 80 bytes each. Beyond, a ring keeps the 128 that
-/// one turn of a busy core needs: 3,540 rings of sixty cores hold 453,120 mails, 35 MiB, of which only what was ever used
+/// Up to 19 cores all rings together hold at most 49,152 mails, 2 MiB at [`MAIL_BYTES_MAX`]. Beyond, a ring keeps the 128 that
+/// one turn of a busy core needs: 3,540 rings of sixty cores hold 453,120 mails, 17 MiB, of which only what was ever used
 /// at once is resident.
 ///
 /// ```
@@ -83,6 +83,12 @@ pub const fn mesh_ring_entries(reactors: usize) -> usize {
     let even = MESH_ENTRIES / rings;
     if even <= MESH_RING_ENTRIES_MIN { MESH_RING_ENTRIES_MIN } else { 1 << even.ilog2() }
 }
+
+/// Bytes of one mail between cores.
+pub const MAIL_BYTES_MAX: usize = 40;
+
+/// Resident bytes per connection at a million, each with a user name and a subscription.
+pub const RSS_PER_SUBSCRIBER_MAX: u64 = 384;
 
 /// Mail that all rings of few cores hold together.
 const MESH_ENTRIES: usize = 12 * 4096;

@@ -6,6 +6,7 @@
 
 use super::name::Name;
 use super::stats::Figures;
+use crate::budget::MAIL_BYTES_MAX;
 use crate::buf::Payload;
 use crate::handler::ConnId;
 
@@ -53,7 +54,7 @@ pub enum Mail {
     },
 }
 
-const _: () = assert!(size_of::<Mail>() <= 40);
+const _: () = assert!(size_of::<Mail>() <= MAIL_BYTES_MAX);
 
 /// A request to a home core, and its answer.
 pub struct Call {
