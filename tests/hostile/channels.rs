@@ -61,10 +61,40 @@ fn subscribe(channel: &str) -> String {
     format!(r#"{{"type":"subscribe","id":1,"channel":"{channel}"}}"#)
 }
 
+/// Sends these commands once for each name and reads the replies, which must be of these types.
+fn for_each_name(client: &mut Client, names: impl Iterator<Item = String>, commands: &[(&str, &str)]) {
+    const AT_ONCE: usize = 100;
+    let names: Vec<String> = names.collect();
+    for names in names.chunks(AT_ONCE) {
+        let texts = names.iter().flat_map(|name| {
+            commands
+                .iter()
+                .map(move |(kind, _)| format!(r#"{{"type":"{kind}","id":1,"channel":"{name}","data":1}}"#))
+        });
+        client.send(&texts.flat_map(|text| frames::text(&text)).collect::<Vec<u8>>());
+        for (_, reply) in names.iter().flat_map(|_| commands) {
+            assert!(next_text(client).starts_with(&format!(r#"{{"type":"{reply}","#)));
+        }
+    }
+}
+
+const COME_AND_GO: [(&str, &str); 2] = [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")];
+
+/// What a server holds that has served channels to ordinary clients, each with all its commands on their way at once.
+fn warm_rss_bytes(server: &mut Server) -> u64 {
+    let mut clients: Vec<Client> = (0..50).map(|_| server.open_channels()).collect();
+    for client in &mut clients {
+        for_each_name(client, (0..100).map(|name| format!("warm{name}")), &COME_AND_GO);
+        for_each_name(client, (0..100).map(|_| "warm".into()), &[("publish", "published")]);
+    }
+    drop(clients);
+    server.warm_rss_bytes()
+}
+
 #[test]
 fn row_38_names_that_are_none() {
     let mut server = Server::start_with_reactors(2, &["--max-message-bytes", "1MiB"]);
-    let rss = server.warm_rss_bytes();
+    let rss = warm_rss_bytes(&mut server);
     let mut client = server.open_channels();
     let wrong = [
         "x".repeat(60_000),
@@ -116,32 +146,12 @@ fn row_38_more_topics_than_one_may_have() {
     server.assert_serves();
 }
 
-/// Sends these commands once for each name and reads the replies, which must be of these types.
-fn for_each_name(client: &mut Client, names: impl Iterator<Item = String>, commands: &[(&str, &str)]) {
-    const AT_ONCE: usize = 100;
-    let names: Vec<String> = names.collect();
-    for names in names.chunks(AT_ONCE) {
-        let texts = names.iter().flat_map(|name| {
-            commands
-                .iter()
-                .map(move |(kind, _)| format!(r#"{{"type":"{kind}","id":1,"channel":"{name}","data":1}}"#))
-        });
-        client.send(&texts.flat_map(|text| frames::text(&text)).collect::<Vec<u8>>());
-        for (_, reply) in names.iter().flat_map(|_| commands) {
-            assert!(next_text(client).starts_with(&format!(r#"{{"type":"{reply}","#)));
-        }
-    }
-}
-
-const COME_AND_GO: [(&str, &str); 2] = [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")];
-
 #[test]
 fn row_38_churn_of_subscriptions() {
     let mut server = Server::start_with_reactors(2, &[]);
+    let rss = warm_rss_bytes(&mut server);
     let mut clients: Vec<Client> = (0..8).map(|_| server.open_channels()).collect();
     let same = |rounds: usize| (0..rounds).map(|round| format!("same{}", round % 16));
-    clients.iter_mut().for_each(|client| for_each_name(client, same(500), &COME_AND_GO));
-    let rss = server.warm_rss_bytes();
     clients.iter_mut().for_each(|client| for_each_name(client, same(5_000), &COME_AND_GO));
     for topic in 0..100 {
         clients.iter_mut().for_each(|client| client.send(&frames::text(&subscribe(&format!("left{topic}")))));
@@ -155,7 +165,7 @@ fn row_38_churn_of_subscriptions() {
 #[test]
 fn row_38_commands_whose_replies_nobody_reads() {
     let mut server = Server::start_with_reactors(2, &[]);
-    let rss = server.warm_rss_bytes();
+    let rss = warm_rss_bytes(&mut server);
     let mut client = server.open_channels();
     let pair = [subscribe("a"), r#"{"type":"unsubscribe","id":1,"channel":"a"}"#.into()]
         .map(|command| frames::text(&command));
@@ -176,7 +186,7 @@ fn row_38_commands_whose_replies_nobody_reads() {
 #[test]
 fn row_39_publications_over_the_cap() {
     let mut server = Server::start_with_reactors(2, &["--max-message-bytes", "1MiB"]);
-    let rss = server.warm_rss_bytes();
+    let rss = warm_rss_bytes(&mut server);
     let publish = |bytes: usize| {
         // Two of them are the quotes.
         format!(r#"{{"type":"publish","id":1,"channel":"a","data":"{}"}}"#, "x".repeat(bytes - 2))
@@ -198,7 +208,7 @@ fn row_39_publications_over_the_cap() {
 #[test]
 fn row_39_nesting_without_end() {
     let mut server = Server::start_with_reactors(2, &["--max-message-bytes", "1MiB"]);
-    let rss = server.warm_rss_bytes();
+    let rss = warm_rss_bytes(&mut server);
     let (open, close) = ("[".repeat(DEPTH), "]".repeat(DEPTH));
     let objects = format!("{}1{}", r#"{"a":"#.repeat(DEPTH), "}".repeat(DEPTH));
     let publish = |data: &str| format!(r#"{{"type":"publish","id":1,"channel":"a","data":{data}}}"#);
