@@ -11,6 +11,7 @@ from urllib.parse import quote
 import websockets
 
 PATIENCE_SECONDS = 20
+NEWS = {"user_joined", "user_left", "presence_change"}
 REPLIES = {"subscribed", "unsubscribed", "published", "joined", "left", "sent", "presence", "history", "refreshed", "pong",
            "error"}
 
@@ -71,6 +72,12 @@ class Client:
         while not self.events:
             await self.receive()
         return self.events.popleft()
+
+    async def next_publication(self):
+        """The next event that is no news: what members of a room are told about each other, and about themselves."""
+        while (event := await self.next_event())["type"] in NEWS:
+            pass
+        return event
 
     async def send(self, type, **fields):
         await self.socket.send(json.dumps({"type": type, **fields}))
