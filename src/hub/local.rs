@@ -35,6 +35,9 @@ const LOOKED_AT_PER_TURN: usize = 2_048;
 const GIVEN_BYTES_MAX: usize = 64 << 10;
 const GIVEN_ITEMS_MAX: usize = 256;
 
+/// Largest frame that is copied to be sent with others.
+const JOINED_BYTES_MAX: usize = 4 << 10;
+
 /// Why a client missed something, in a gap.
 const SLOW: &str = "slow_consumer";
 
@@ -70,6 +73,14 @@ impl Log {
     /// The item of this number.
     pub fn get(&self, number: u32) -> &Item {
         &self.items[number.wrapping_sub(self.first) as usize]
+    }
+
+    /// Whether there is more from `from` on than one turn gives. A single item never is.
+    fn is_more_than_a_batch(&self, from: u32) -> bool {
+        let count = self.next().wrapping_sub(from) as usize;
+        let bytes = |items: usize| self.since(from).take(items).map(|item| item.frame.len()).sum::<usize>();
+        count > GIVEN_ITEMS_MAX
+            || (count > 1 && self.bytes > GIVEN_BYTES_MAX && bytes(count) > GIVEN_BYTES_MAX)
     }
 
     fn push(&mut self, item: Item) {
@@ -299,7 +310,7 @@ impl Locals {
                 self.owe(number, at, sessions, namespaces, out);
             } else if sub.cursor != next {
                 *given -= 1;
-                if next.wrapping_sub(sub.cursor) as usize > GIVEN_ITEMS_MAX {
+                if topic.log.is_more_than_a_batch(sub.cursor) {
                     let conn = sub.conn();
                     self.pass_by(sessions, conn);
                     self.begin_catching_up(sessions, conn);
@@ -349,8 +360,11 @@ impl Locals {
         let sub = &mut topic.subs[at as usize];
         let Some(session) = sessions.get(sub.conn()) else { return };
         let policy: SlowConsumer = namespaces.numbered(topic.settings).slow_consumer;
-        // What everybody is owed together is bounded too: over that nobody is owed anything.
-        let bytes_max = if self.lease.covers(self.bytes) { self.queue_bytes_max } else { 0 };
+        let bytes_max = match self.lease.covers(self.bytes) {
+            true if session.is_blocked() => self.queue_bytes_max,
+            true => usize::MAX, // it reads: what it has not been given is this core's delay
+            false => 0,         // what everybody is owed together is bounded too
+        };
         if session.is_ended() {
             sub.cursor = topic.log.next();
             return;
@@ -415,19 +429,17 @@ impl Locals {
                 self.counts.gaps += 1;
                 out.send_frame(conn, wire::gap(&topic.name, from, to, SLOW));
             }
-            let mut frames: Vec<&[u8]> = Vec::new();
+            let mut run = Run::default();
             while *cursor != lag.end() && batch.items > 0 && batch.bytes > 0 {
                 let item = topic.log.get(*cursor);
                 *cursor = cursor.wrapping_add(1);
                 batch.take(item.frame.len());
                 if item.except != Some(conn) {
-                    frames.push(&item.frame);
+                    self.counts.deliveries += 1;
+                    run.add(&item.frame, conn, out);
                 }
             }
-            if !frames.is_empty() {
-                self.counts.deliveries += frames.len() as u64;
-                out.send_frames(conn, Payload::new(&frames), frames.len() as u32);
-            }
+            run.send(conn, out);
             if *cursor != lag.end() {
                 return false;
             }
@@ -461,6 +473,29 @@ impl Locals {
     /// Gives back what the lease holds beyond need.
     pub fn on_tick(&mut self) {
         self.lease.covers(self.bytes);
+    }
+}
+
+/// Small frames that go out as one payload: a copy costs less than a segment of its own for each.
+#[derive(Default)]
+struct Run<'a> {
+    frames: Vec<&'a [u8]>,
+}
+
+impl<'a> Run<'a> {
+    fn add(&mut self, frame: &'a Payload, conn: ConnId, out: &mut Outbox<Mail>) {
+        if frame.len() <= JOINED_BYTES_MAX {
+            return self.frames.push(frame);
+        }
+        self.send(conn, out);
+        out.send_frame(conn, frame.clone());
+    }
+
+    fn send(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        if !self.frames.is_empty() {
+            out.send_frames(conn, Payload::new(&self.frames), self.frames.len() as u32);
+            self.frames.clear();
+        }
     }
 }
 
