@@ -26,6 +26,9 @@ use std::sync::Arc;
 /// Time a topic without subscribers or history is kept, so that one who reconnects finds its epoch.
 const LINGER_MS: u64 = 60_000;
 
+/// What a topic costs besides its history, counted only while it has no subscribers: names cost an attacker nothing.
+const TOPIC_BYTES: usize = 512;
+
 /// Topics whose history is looked through for what has aged, each second.
 const AGED_PER_TICK: usize = 4_096;
 
@@ -500,6 +503,24 @@ impl Homes {
         topic.used_ms = self.now_ms;
         if !std::mem::replace(&mut topic.is_watched, true) {
             self.emptied.push_back(number);
+            self.keep_emptied_within_bytes();
+        }
+    }
+
+    /// Those without subscribers for longest go, with their history, until the others may take no more than all
+    /// histories may. The newest stays: it may be about to be subscribed to.
+    fn keep_emptied_within_bytes(&mut self) {
+        while self.emptied.len() > 1 && self.emptied.len() * TOPIC_BYTES > self.options.history_bytes_max {
+            let Some(number) = self.emptied.pop_front() else { return };
+            let topic = &mut self.topics[number as usize];
+            if topic.links.is_empty() {
+                self.kept_bytes -= topic.history.bytes();
+                self.forget_kept(number);
+                let topic = self.topics.remove(number as usize);
+                self.by_name.remove(&topic.name);
+            } else {
+                topic.is_watched = false;
+            }
         }
     }
 

@@ -239,3 +239,30 @@ fn row_39_nesting_without_end() {
     server.assert_serves();
     server.assert_rss_returns_to(rss);
 }
+
+/// A topic is remembered for a while after its last subscriber, so that one who comes back finds what was missed; what
+/// all those may hold is bounded as history is.
+fn names_without_end(commands: &[(&str, &str)]) {
+    let mut server = Server::start_with_reactors(2, &["--history-bytes-per-core", "1MiB"]);
+    let rss = warm_rss_bytes(&mut server);
+    let mut client = server.open_channels();
+    for_each_name(&mut client, (0..100_000).map(|round| format!("name{round}")), commands);
+    let rise = server.rss_bytes().saturating_sub(rss);
+    assert!(rise < 8 << 20, "100,000 names raised resident memory by {} KiB", rise / 1024);
+    server.assert_serves();
+}
+
+#[test]
+fn row_38_names_subscribed_to_once() {
+    names_without_end(&COME_AND_GO);
+}
+
+#[test]
+fn row_38_names_published_to_once() {
+    names_without_end(&[("publish", "published")]);
+}
+
+#[test]
+fn row_38_names_asked_about_once() {
+    names_without_end(&[("history", "history"), ("presence", "presence")]);
+}
