@@ -5,7 +5,7 @@ use super::conn::{Conn, Phase, flag};
 use super::{Options, Reactor, TICK_MS};
 use crate::buf::Segment;
 use crate::ds::Timers;
-use crate::handler::Handler;
+use crate::handler::{Handler, Work};
 use crate::proto::close::CloseReason;
 use crate::sys::{ConnId, Io};
 use std::hash::{BuildHasher, RandomState};
@@ -57,13 +57,17 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// together, or all at once after a cut, are not pinged together.
     pub(super) fn first_heartbeat_tick(&mut self) -> u32 {
         let interval = self.options.ping_interval_ticks.unwrap_or(0);
-        // splitmix64, Steele et al., "Fast splittable pseudorandom number generators", 2014.
+        let spread = self.random_below(interval);
+        batched(self.now_tick + interval + spread)
+    }
+
+    /// splitmix64, Steele et al., "Fast splittable pseudorandom number generators", 2014.
+    fn random_below(&mut self, bound: u32) -> u32 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let spread = (z >> 33) as u32 % interval.max(1);
-        batched(self.now_tick + interval + spread)
+        (z >> 33) as u32 % bound.max(1)
     }
 
     /// Arms the timer of an open connection for its nearest deadline.
@@ -134,6 +138,16 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.caught_up_tick < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
     }
 
+    /// Messages before heartbeats: while the handler has more to send at once, a ping goes to some point of the next
+    /// interval, once. So those that gave way do not come together when the handler is done.
+    fn give_way(&mut self, id: ConnId, interval: u32) {
+        let due = self.now_tick + 1 + self.random_below(interval);
+        if let Some(conn) = self.conn(id) {
+            conn.set(flag::GAVE_WAY);
+            conn.due_tick = due;
+        }
+    }
+
     fn look_again(&mut self, id: ConnId) {
         self.wheel.arm(&mut self.conns, id.slot, self.now_tick + 1);
     }
@@ -161,7 +175,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if let Some(interval) = self.options.ping_interval_ticks
             && now >= conn.due_tick
         {
-            self.handle_heartbeat(id, interval);
+            if self.work == Work::Now && !conn.has(flag::PINGED | flag::GAVE_WAY) {
+                self.give_way(id, interval);
+            } else {
+                self.handle_heartbeat(id, interval);
+            }
         }
         if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
             self.arm_next(id);
@@ -182,6 +200,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return;
         }
         conn.set(flag::PINGED);
+        conn.clear(flag::GAVE_WAY);
         conn.due_tick = now + timeout;
         self.counters.pings_sent.add(1);
         let ping = self.ping.clone();

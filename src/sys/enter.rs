@@ -30,6 +30,19 @@ struct GetEventsArg {
     timespec: u64,
 }
 
+/// What an enter waits for.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    pub completions: u32,
+    /// After this one is enough.
+    pub patience_us: u32,
+}
+
+impl Want {
+    pub const NOTHING: Want = Want { completions: 0, patience_us: 0 };
+    pub const ONE: Want = Want { completions: 1, patience_us: 0 };
+}
+
 /// A ring descriptor registered with the calling thread, which alone may enter by it.
 #[derive(Clone, Copy)]
 pub(super) struct RegisteredRing {
@@ -47,20 +60,21 @@ impl RegisteredRing {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(RegisteredRing { index: update.offset }) }
     }
 
-    /// Submits `queued` entries, waits for `want` completions or the timeout, and runs deferred completions.
-    pub(super) fn enter(self, queued: u32, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    /// Submits `queued` entries, waits for a completion or the timeout, and runs deferred completions. Within `patience`
+    /// it waits for so many completions (IORING_FEAT_MIN_TIMEOUT, Linux 6.12, where that is not zero).
+    pub(super) fn enter(self, queued: u32, want: Want, timeout: Option<Duration>) -> io::Result<()> {
         let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits() | ENTER_REGISTERED_RING;
         let timespec =
             timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
         let at = timespec.as_ref().map_or(0, |t| std::ptr::from_ref(t) as u64);
-        let arg = GetEventsArg { sigmask: 0, sigmask_bytes: 0, min_wait_us: 0, timespec: at };
+        let arg = GetEventsArg { sigmask: 0, sigmask_bytes: 0, min_wait_us: want.patience_us, timespec: at };
         // SAFETY: the argument and the timespec it points to outlive the call, and its size is what EXT_ARG expects.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
                 self.index,
                 queued,
-                want,
+                want.completions,
                 flags,
                 &raw const arg,
                 size_of::<GetEventsArg>(),

@@ -10,7 +10,7 @@
 //!
 //! Refuses to do: SEND_ZC, SQPOLL, io-wq on the message path.
 
-use super::enter::RegisteredRing;
+use super::enter::{RegisteredRing, Want};
 use super::wake::{self, Waker};
 use super::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use crate::budget::CoreBudget;
@@ -79,6 +79,7 @@ struct AcceptAddress {
 pub struct Uring {
     ring: IoUring,
     entrance: RegisteredRing,
+    want: Want,
     listener: Option<TcpListener>,
     waker: Option<Waker>,
     started: Instant,
@@ -122,6 +123,7 @@ impl Uring {
         let mut uring = Uring {
             ring,
             entrance,
+            want: Want::ONE,
             listener,
             waker,
             started: Instant::now(),
@@ -165,6 +167,19 @@ impl Uring {
         self.push_chain(&chain);
     }
 
+    /// Waits for so many completions before it returns, or for this long and then for one: each costs less when they come
+    /// together. Does nothing before Linux 6.12.
+    pub fn wait_for_many(&mut self, completions: u32, patience: Duration) {
+        if self.ring.params().is_feature_min_timeout() {
+            self.want = Want { completions, patience_us: patience.as_micros() as u32 };
+        }
+    }
+
+    /// Waits for a single completion, as it does from the start.
+    pub fn wait_for_one(&mut self) {
+        self.want = Want::ONE;
+    }
+
     /// The listener's address.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.listener.as_ref()?.local_addr().ok()
@@ -191,11 +206,11 @@ impl Uring {
                 return;
             }
             // A full queue is submitted; a failure (EBUSY, EAGAIN) shows again, with its handling, in `turn`.
-            let _ = self.enter(0, None);
+            let _ = self.enter(Want::NOTHING, None);
         }
     }
 
-    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: Want, timeout: Option<Duration>) -> io::Result<()> {
         let queued = self.ring.submission().len() as u32;
         self.entrance.enter(queued, want, timeout)
     }
@@ -227,7 +242,7 @@ impl Uring {
             || self.iovecs.capacity() - self.iovecs.len() < Self::SEGMENTS_PER_SEND;
         if full {
             while !self.ring.submission().is_empty() {
-                let _ = self.enter(0, None);
+                let _ = self.enter(Want::NOTHING, None);
             }
             self.headers.clear();
             self.iovecs.clear();
@@ -435,12 +450,14 @@ impl Io for Uring {
     }
 
     fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError> {
-        let mut want = u32::from(timeout != Some(Duration::ZERO));
+        let mut want = if timeout == Some(Duration::ZERO) { Want::NOTHING } else { self.want };
         loop {
             let entered = self.enter(want, timeout.filter(|t| !t.is_zero()));
             match entered.map_err(|error| (error.raw_os_error(), error)) {
                 // Done; timeout; signal; overflow, flushed by reaping; kernel short of memory for a moment.
-                Ok(()) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => want = 0,
+                Ok(()) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {
+                    want = Want::NOTHING
+                }
                 Err((Some(libc::EBADR), _)) => return Err(RingError::CompletionLost),
                 Err((_, error)) => return Err(RingError::Enter(error)),
             }

@@ -13,6 +13,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Rings on a core that do not get in each other's way.
+const RINGS_PER_CORE_FEW: usize = 8;
+
 /// How often the coordinator looks at counters while it waits.
 const LOOK: Duration = Duration::from_millis(100);
 /// Time for what is in flight once nothing new is started.
@@ -96,12 +99,14 @@ impl Fleet {
         let (outcome_sender, outcomes) = channel();
         let mut fleet = Fleet { rings: Vec::new(), outcomes, interrupted };
         let mut starts = Vec::new();
+        let shares_core = targets.len() == 1 && total > RINGS_PER_CORE_FEW * cores.len().max(1);
         for (target, slots) in targets {
             let mut first = 0;
             for &slots in slots {
                 let ring = fleet.rings.len();
                 let core = (!cores.is_empty()).then(|| cores[ring % cores.len()]);
-                let spec = Spec { ring, target: target.clone(), slots, first, budget, core, clock };
+                let spec =
+                    Spec { ring, target: target.clone(), slots, first, budget, core, shares_core, clock };
                 let (handle, started) = spawn(spec, outcome_sender.clone())?;
                 fleet.rings.push(handle);
                 starts.push(started);

@@ -1,6 +1,7 @@
 //! Deadlines in virtual time: heartbeat, idleness, unfinished messages. The reactor must wake by itself for each.
 
 use super::*;
+use std::collections::HashMap;
 
 const IDLE_MS: u64 = 60_000;
 
@@ -322,5 +323,33 @@ fn a_core_that_is_behind_accuses_nobody() {
     rig.settle();
     assert_eq!(rig.closed(CloseReason::HeartbeatTimeout), 0);
     assert_eq!(rig.counters().connections_open.get(), 40);
+    rig.finish();
+}
+
+#[test]
+fn pings_give_way_to_messages_once() {
+    let mut rig = Rig::new();
+    let peers = rig.open_many(30); // each is due at a random point of its second interval
+    rig.reactor.handler.on_turn = |_| Work::Now;
+    let start_ms = rig.now_ms();
+    let mut pinged_ms = HashMap::new();
+    while rig.now_ms() < start_ms + 3 * PING_MS + 4 * LATE_MS {
+        rig.kernel().now_us += 50_000;
+        rig.turn();
+        for peer in &peers {
+            if !rig.take(*peer).is_empty() {
+                let now_ms = rig.now_ms();
+                pinged_ms.entry(*peer).or_insert(now_ms - start_ms);
+            }
+        }
+    }
+    assert_eq!(
+        pinged_ms.len(),
+        peers.len(),
+        "messages without end, and nobody is asked whether it is still there"
+    );
+    let in_the_second = pinged_ms.values().filter(|ms| **ms < 2 * PING_MS).count();
+    assert!(in_the_second < peers.len(), "nobody gave way");
+    rig.reactor.handler.on_turn = |_| Work::None;
     rig.finish();
 }

@@ -32,6 +32,10 @@ use work::Work;
 pub(crate) use work::{Order, Outcome, Publish, histogram};
 
 const POLL_HUNG: i32 = 0x10 | 0x2000; // POLLHUP | POLLRDHUP
+/// A ring with nothing to say itself lets so many completions come together, for at most this long, when it shares its
+/// core with many others: otherwise each would cost a switch of threads, billed to both ends.
+const LISTENED_AT_ONCE: u32 = 64;
+const LISTENED_WITHIN: Duration = Duration::from_millis(5);
 /// Receive buffers a ring may hold at once; a burst beyond it waits a turn.
 const BUFFERS_MAX: u32 = 64;
 /// Buffers kept while there is nothing to do.
@@ -115,6 +119,8 @@ pub(crate) struct Spec {
     pub(crate) first: u64,
     pub(crate) budget: CoreBudget,
     pub(crate) core: Option<usize>,
+    /// There are many more rings than cores.
+    pub(crate) shares_core: bool,
     pub(crate) clock: Instant,
 }
 
@@ -203,6 +209,11 @@ impl Ring {
                 self.begin(order);
             }
             self.advance();
+            if self.spec.shares_core && self.work.is_none() {
+                self.io.wait_for_many(LISTENED_AT_ONCE, LISTENED_WITHIN);
+            } else {
+                self.io.wait_for_one();
+            }
             let timeout = self.timeout();
             self.io.turn(timeout, &mut done)?;
             self.wires.waker.unpark();
