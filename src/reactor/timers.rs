@@ -82,7 +82,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// What a peer was to do in time may have come while it was not read: it has the whole time again.
     pub(super) fn restart_deadlines(&mut self, id: ConnId) {
         let (now, pong_due) = (self.now_tick, self.now_tick + self.options.pong_timeout_ticks);
-        let Some(conn) = self.conn(id) else { return };
+        // One that ends has its close deadline, or none.
+        let Some(conn) = self.conn(id).filter(|conn| conn.phase == Phase::Open) else { return };
         conn.active_tick = now;
         if conn.has(flag::PINGED) {
             conn.due_tick = pong_due;

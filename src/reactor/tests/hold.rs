@@ -187,3 +187,18 @@ fn an_end_with_a_reason_goes_behind_the_backlog_and_is_cut_at_the_deadline() {
         rig.finish();
     }
 }
+
+#[test]
+fn a_resume_after_the_end_arms_no_timer() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    hold(&mut rig, peer);
+    rig.peer(peer).hold = true; // its last completions are under way
+    rig.peer(peer).reset = true;
+    let id = rig.id(peer);
+    rig.tell(move |out| out.send(id, Kind::Text, b"finds out"));
+    assert_eq!(rig.reason(peer), Some(CloseReason::PeerReset));
+    resume(&mut rig, peer);
+    assert_eq!(rig.reactor.wheel.next_in_ticks(), None);
+    rig.finish();
+}
