@@ -60,7 +60,7 @@ pub(super) mod flag {
     pub const BLOCKED: u16 = 1 << 11;
     /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
     pub const HUNG_UP: u16 = 1 << 12;
-    /// Its ping gave way to messages; the next one does not.
+    /// Its ping was left out for messages; the next one is not.
     pub const GAVE_WAY: u16 = 1 << 14;
     /// The handler holds it: its input stays in the socket, and it has no deadlines.
     pub const HELD: u16 = 1 << 13;

@@ -139,10 +139,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.caught_up_tick < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
     }
 
-    /// Messages before heartbeats: while the handler has more to send at once, a ping goes to some point of the next
-    /// interval, once. So those that gave way do not come together when the handler is done.
+    /// Messages before heartbeats: while the handler has more to send at once, a ping is left out, and the next one is
+    /// not. One that only came later would come together with those due then.
     fn give_way(&mut self, id: ConnId, interval: u32) {
-        let due = self.now_tick + 1 + self.random_below(interval);
+        let due = batched(self.now_tick + interval);
         if let Some(conn) = self.conn(id) {
             conn.set(flag::GAVE_WAY);
             conn.due_tick = due;
