@@ -39,7 +39,9 @@ pub mod server;
 pub mod sys;
 
 pub use buf::Payload;
-pub use handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, Work, encode_message};
+pub use handler::{
+    ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, Work, encode_message,
+};
 pub use proto::close::CloseReason;
 pub use proto::response::Status;
 pub use reactor::Totals;

@@ -82,7 +82,11 @@ impl Server {
     pub(crate) fn open_channels(&self) -> Client {
         let mut client = Client::open_at(self.address, "/ws");
         let (opcode, welcome) = client.message();
-        assert!(opcode == TEXT && welcome.starts_with(br#"{"type":"welcome","#), "{}", welcome.escape_ascii());
+        assert!(
+            opcode == TEXT && welcome.starts_with(br#"{"type":"welcome","#),
+            "{}",
+            welcome.escape_ascii()
+        );
         client
     }
 
