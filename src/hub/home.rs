@@ -29,8 +29,8 @@ const LINGER_MS: u64 = 60_000;
 /// What a topic costs besides its history, counted only while it has no subscribers: names cost an attacker nothing.
 const TOPIC_BYTES: usize = 512;
 
-/// Topics whose history is looked through for what has aged, each second.
-const AGED_PER_TICK: usize = 4_096;
+/// Topics looked at each second: for news to be told, for what has aged, for those that may go. The others come later.
+const LOOKED_AT_PER_TICK: usize = 4_096;
 
 /// All topics of this core.
 pub struct Homes {
@@ -44,7 +44,7 @@ pub struct Homes {
     kept_bytes: usize,
     kept_looked_at: usize,
     /// Topics with news that may have to be gathered.
-    with_news: Vec<u32>,
+    with_news: VecDeque<u32>,
     /// Topics that were empty; each is looked at again, and goes when it has been for long enough.
     emptied: VecDeque<u32>,
     now_ms: u64,
@@ -105,7 +105,7 @@ impl Homes {
             kept: Vec::new(),
             kept_bytes: 0,
             kept_looked_at: 0,
-            with_news: Vec::new(),
+            with_news: VecDeque::new(),
             emptied: VecDeque::new(),
             now_ms: 0,
             epochs: RandomState::new(),
@@ -423,7 +423,7 @@ impl Homes {
             return;
         }
         if topic.news.is_none() {
-            self.with_news.push(number);
+            self.with_news.push_back(number);
         }
         if let Some(telling) = topic.news.get_or_insert_default().add(user, joined) {
             let frame = wire::telling(&topic.name, &telling);
@@ -434,12 +434,13 @@ impl Homes {
     /// About once a second: news are told, what has aged goes.
     pub fn on_tick(&mut self, now_ms: u64, links: &mut Links, out: &mut Outbox<Mail>) {
         self.now_ms = now_ms;
-        for number in std::mem::take(&mut self.with_news) {
+        for _ in 0..self.with_news.len().min(LOOKED_AT_PER_TICK) {
+            let Some(number) = self.with_news.pop_front() else { break };
             let Some(topic) = self.topics.get_mut(number as usize) else { continue };
             let Some(news) = &mut topic.news else { continue };
             let telling: Option<Telling> = news.gather();
             if news.is_active() {
-                self.with_news.push(number);
+                self.with_news.push_back(number);
             } else {
                 topic.news = None;
             }
@@ -453,7 +454,7 @@ impl Homes {
     }
 
     fn drop_aged(&mut self) {
-        for _ in 0..AGED_PER_TICK.min(self.kept.len()) {
+        for _ in 0..LOOKED_AT_PER_TICK.min(self.kept.len()) {
             if self.kept_looked_at >= self.kept.len() {
                 self.kept_looked_at = 0;
             }
@@ -525,7 +526,7 @@ impl Homes {
     }
 
     fn drop_empty(&mut self) {
-        for _ in 0..self.emptied.len().min(AGED_PER_TICK) {
+        for _ in 0..self.emptied.len().min(LOOKED_AT_PER_TICK) {
             let Some(number) = self.emptied.pop_front() else { return };
             let topic = &mut self.topics[number as usize];
             if !topic.links.is_empty() {
