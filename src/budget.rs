@@ -87,9 +87,6 @@ pub const fn mesh_ring_entries(reactors: usize) -> usize {
 /// Bytes of one mail between cores.
 pub const MAIL_BYTES_MAX: usize = 40;
 
-/// Resident bytes per connection at a million, each with a user name and a subscription.
-pub const RSS_PER_SUBSCRIBER_MAX: u64 = 384;
-
 /// Mail that all rings of few cores hold together.
 const MESH_ENTRIES: usize = 12 * 4096;
 
