@@ -24,6 +24,7 @@ pub use namespace::{NAMESPACE_OPTIONS, NamespaceOption};
 pub use value::LogFormat;
 
 use crate::hub::Namespaces;
+use ipnet::IpNet;
 use std::net::SocketAddr;
 
 /// One row of the table.
@@ -145,8 +146,61 @@ options! {
     "Name of this server, as clients and metrics see it. When auto, the host's."
     server_id => server_id: Option<String> = "auto" as NAME_OR_AUTO;
 
-    "Serve strangers: a name given as `?user=` is refused, for anyone could claim any."
+    "Serve strangers: a name given as `?user=` is refused, for anyone could claim any; keys, origins and limits must be set, and \
+     the limits on addresses and rates hold."
     production => production: bool = "off" as SWITCH;
+
+    "Let clients without a token in where there are keys; without keys there is nobody else."
+    anonymous => anonymous: bool = "off" as SWITCH;
+
+    "The issuer (`iss`) a token must name."
+    token_issuer => token_issuer: Option<String> = "any" as TEXT_OR_ANY;
+
+    "The audience (`aud`) a token must name."
+    token_audience => token_audience: Option<String> = "any" as TEXT_OR_ANY;
+
+    "Pages that may connect, by their origin; a client that sends none is no browser and is let through."
+    origins => origins: Option<Vec<String>> = "any" as ORIGINS;
+
+    "Proxies in front of this server: their word on who the client is is believed, from X-Forwarded-For or a PROXY header."
+    trusted_proxies => trusted_proxies: Vec<IpNet> = "none" as NETWORKS;
+
+    "Trusted proxies begin each connection with a PROXY header, version 1 or 2."
+    proxy_protocol => proxy_protocol: bool = "off" as SWITCH;
+
+    "Accept what would be refused with 401, 429 or 503, say why in a frame and close with 4001 or 1013: a browser can read that."
+    refuse_in_band => refuse_in_band: bool = "off" as SWITCH;
+
+    "Connections of one address, or of one IPv6 network of 64 bits; in production, not on /echo."
+    max_connections_per_address => max_connections_per_address: Option<u32> = "200" as COUNT_OR_OFF;
+
+    "Connections of one user; in production."
+    max_connections_per_user => max_connections_per_user: Option<u32> = "16" as COUNT_OR_OFF;
+
+    "New connections of one address; in production, not on /echo. Two seconds' worth may come at once."
+    accept_rate_per_address => accept_rate_per_address: Option<u32> = "20/s" as RATE_OR_OFF;
+
+    "New connections of all together; in production, not on /echo."
+    accept_rate => accept_rate: Option<u32> = "10000/s" as RATE_OR_OFF;
+
+    "Messages and pings from one connection; in production, not on /echo. Two seconds' worth may come at once."
+    message_rate => message_rate: Option<u32> = "50/s" as RATE_OR_OFF;
+
+    "Bytes from one connection; in production, not on /echo. Two seconds' worth may come at once."
+    byte_rate => byte_rate: Option<u32> = "1MiB/s" as BYTE_RATE_OR_OFF;
+
+    "Memory the server and its sockets may take: near it newcomers get a 503, beyond it idle connections are closed, then slow \
+     ones. When auto, what the host or the control group has."
+    memory_budget => memory_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO;
+
+    "Connections a second that a drain asks to come back: each client is told its own delay."
+    reconnect_rate => reconnect_rate: u32 = "2000/s" as RATE;
+
+    "Give up privileges before serving: capabilities, new ones by exec, and system calls a server does not make."
+    harden => harden: bool = "on" as SWITCH;
+
+    "Start beside a running server on the same address, to replace it: needs net.ipv4.tcp_migrate_req=1."
+    replace => replace: bool = "off" as SWITCH;
 
     "Serve the WebSocket echo at /echo."
     echo => echo: bool = "on" as SWITCH;

@@ -5,7 +5,8 @@
 
 use crate::budget;
 use crate::hub::{Publishers, SlowConsumer};
-use std::net::SocketAddr;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
 
 /// A kind of value: its name in `--help`, the words that say how to write one, and its reader.
 pub(super) struct Kind<T> {
@@ -125,6 +126,66 @@ pub(super) const NAME_OR_AUTO: Kind<Option<String>> = Kind {
     },
 };
 
+/// An issuer or audience: compared as it is.
+pub(super) const TEXT_OR_ANY: Kind<Option<String>> = Kind {
+    name: "TEXT",
+    written: "any or the exact text, of at most 255 bytes",
+    parse: |text| match text {
+        "any" => Ok(None),
+        "" => Err("is empty".into()),
+        _ if text.len() > 255 => Err("is longer than 255 bytes".into()),
+        _ => Ok(Some(text.to_owned())),
+    },
+};
+
+pub(super) const ORIGINS: Kind<Option<Vec<String>>> = Kind {
+    name: "LIST",
+    written: "any or origins such as https://app.example.com,http://localhost:3000",
+    parse: |text| match text {
+        "any" => Ok(None),
+        _ => text.split(',').map(|one| origin(one.trim())).collect::<Result<_, _>>().map(Some),
+    },
+};
+
+pub(super) const NETWORKS: Kind<Vec<IpNet>> = Kind {
+    name: "LIST",
+    written: "none or addresses and networks such as 10.0.0.0/8,192.168.1.7,fd00::/8",
+    parse: |text| match text {
+        "none" => Ok(Vec::new()),
+        _ => text.split(',').map(|one| network(one.trim())).collect(),
+    },
+};
+
+pub(super) const COUNT_OR_OFF: Kind<Option<u32>> = Kind {
+    name: "COUNT",
+    written: "off or a number from 1 to 4294967295",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => in_range(text, 1, u64::from(u32::MAX)).map(|count| Some(count as u32)),
+    },
+};
+
+pub(super) const RATE: Kind<u32> =
+    Kind { name: "RATE", written: "a number a second from 1 to 10000000, such as 50/s", parse: rate };
+
+pub(super) const RATE_OR_OFF: Kind<Option<u32>> = Kind {
+    name: "RATE",
+    written: "off or a number a second from 1 to 10000000, such as 50/s",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => rate(text).map(Some),
+    },
+};
+
+pub(super) const BYTE_RATE_OR_OFF: Kind<Option<u32>> = Kind {
+    name: "RATE",
+    written: "off or a size a second from 125B/s to 1GiB/s, such as 1MiB/s",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => size_between(a_second(text), "125B", "1GiB").map(|bytes| Some(bytes as u32)),
+    },
+};
+
 pub(super) const MESSAGES: Kind<usize> = Kind {
     name: "COUNT",
     written: "a number from 0 to 1000000",
@@ -226,6 +287,43 @@ fn with_unit(text: &str, units: &[(&str, u64)], what: &str) -> Result<u64, Strin
         });
     };
     number.checked_mul(*factor).ok_or_else(|| "is too large".into())
+}
+
+/// What stands before `/s`.
+fn a_second(text: &str) -> &str {
+    text.strip_suffix("/s").unwrap_or(text).trim()
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    in_range(a_second(text), 1, 10_000_000).map(|rate| rate as u32)
+}
+
+/// An origin as browsers send it (RFC 6454 §6.2): a path or an upper-case host would never match.
+fn origin(text: &str) -> Result<String, String> {
+    let (scheme, host) =
+        text.split_once("://").ok_or_else(|| format!("has {text:?}, which lacks https://"))?;
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_host = !host.is_empty() && host.chars().all(|c| is_plain(c) || "-.:[]_".contains(c));
+    if scheme.is_empty() || !scheme.chars().all(|c| is_plain(c) || "+-.".contains(c)) || !is_host {
+        return Err(format!(
+            "has {text:?}, which no browser sends: write scheme and host, in lower case, without a path"
+        ));
+    }
+    let default_port = [("https", ":443"), ("http", ":80")];
+    match default_port.iter().find(|(of, port)| *of == scheme && host.ends_with(port)) {
+        Some((_, port)) => Err(format!("has {text:?}, which browsers send without {port}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = |_| text.parse::<IpAddr>().map(IpNet::from);
+    let network =
+        text.parse::<IpNet>().or_else(one).map_err(|_| format!("has {text:?}, which is no network"))?;
+    if network.trunc() != network {
+        return Err(format!("has {text:?}, which has bits beyond its length: {} is meant", network.trunc()));
+    }
+    Ok(network)
 }
 
 fn in_range(text: &str, least: u64, most: u64) -> Result<u64, String> {
@@ -349,6 +447,50 @@ mod tests {
         for name in ["", "a b", "a\"", "ä", "a\n", &"n".repeat(129)] {
             assert!((NAME_OR_AUTO.parse)(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        let two = vec!["https://app.example.com".to_owned(), "http://localhost:3000".to_owned()];
+        assert_eq!((ORIGINS.parse)("https://app.example.com, http://localhost:3000"), Ok(Some(two)));
+        assert_eq!((ORIGINS.parse)("any"), Ok(None));
+        for text in [
+            "",
+            "null",
+            "app.example.com",
+            "https://",
+            "https://a/",
+            "https://A",
+            "https://a:443",
+            "https://*.a",
+        ] {
+            assert!((ORIGINS.parse)(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_or_whole_prefixes() {
+        let read = |text| {
+            (NETWORKS.parse)(text).map(|all| all.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(read("none"), Ok(String::new()));
+        assert_eq!(read("10.0.0.0/8, 192.168.1.7,fd00::/8"), Ok("10.0.0.0/8 192.168.1.7/32 fd00::/8".into()));
+        assert!(read("10.0.0.1/8").unwrap_err().contains("10.0.0.0/8 is meant"));
+        for text in ["", "10.0.0.0/33", "example.com", "10.0.0.0/8,"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_a_second() {
+        assert_eq!((RATE_OR_OFF.parse)("50/s"), Ok(Some(50)));
+        assert_eq!((RATE_OR_OFF.parse)("1_000"), Ok(Some(1000)));
+        assert_eq!((BYTE_RATE_OR_OFF.parse)("1MiB/s"), Ok(Some(1 << 20)));
+        assert_eq!(((RATE_OR_OFF.parse)("off"), (BYTE_RATE_OR_OFF.parse)("off")), (Ok(None), Ok(None)));
+        for text in ["0/s", "50/m", "-1", "fast", "off/s"] {
+            assert!((RATE_OR_OFF.parse)(text).is_err() && (BYTE_RATE_OR_OFF.parse)(text).is_err(), "{text}");
+        }
+        assert!((RATE.parse)("off").is_err());
     }
 
     #[test]
