@@ -7,8 +7,13 @@
 //!   has consumed the queue and all completions are copied out, a `send_now` without a completion was sent in full
 //!   (IOSQE_CQE_SKIP_SUCCESS, and MSG_WAITALL makes a short count a failure, which is always posted).
 //! - Under DEFER_TASKRUN only an enter with GETEVENTS runs completions; every enter here has it.
+//! - It submits what the lists in `uring/prepare.rs` name and nothing else: the kernel refuses the rest.
 //!
 //! Refuses to do: SEND_ZC, SQPOLL, io-wq on the message path.
+
+mod prepare;
+
+pub use prepare::PreparedRing;
 
 use super::enter::{RegisteredRing, Want};
 use super::wake::{self, Waker};
@@ -26,6 +31,15 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 const GENERATION_BITS: u32 = 24;
+
+/// Where the peers of a ring come from, which is what it may do besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// A listener accepts them: a server.
+    Accepted,
+    /// It connects to them: `bench/c1m`.
+    Connected,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -100,8 +114,8 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// A ring for the calling thread with a table of `descriptors` direct descriptors. With a listener it can accept;
-    /// with a waker other threads can interrupt its wait.
+    /// A ring for the calling thread with a table of `descriptors` direct descriptors. With a listener its peers are
+    /// accepted, without one they are connected to; with a waker other threads can interrupt its wait.
     ///
     /// # Errors
     /// As io_uring_setup(2) and io_uring_register(2); [`crate::sys::probe`] turns the errno into a cause and a fix.
@@ -111,14 +125,23 @@ impl Uring {
         listener: Option<TcpListener>,
         waker: Option<Waker>,
     ) -> io::Result<Uring> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_cqsize(budget.cq_entries)
-            .build(budget.sq_entries)?;
-        ring.submitter().register_files_sparse(descriptors)?;
+        let peers = if listener.is_some() { Peers::Accepted } else { Peers::Connected };
+        Uring::start(PreparedRing::new(budget, descriptors, peers)?, listener, waker)
+    }
+
+    /// Makes a prepared ring the calling thread's, which alone may use it from then on.
+    ///
+    /// # Errors
+    /// As io_uring_register(2).
+    pub fn start(
+        prepared: PreparedRing,
+        listener: Option<TcpListener>,
+        waker: Option<Waker>,
+    ) -> io::Result<Uring> {
+        let PreparedRing { ring, budget } = prepared;
+        // Before it is enabled, for then its restrictions allow no registration.
         let entrance = RegisteredRing::new(ring.as_raw_fd())?;
+        ring.submitter().register_enable_rings()?;
         let accepts = if listener.is_some() { u32::from(budget.accepts_in_flight) } else { 0 };
         let mut uring = Uring {
             ring,
