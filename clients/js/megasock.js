@@ -1,0 +1,729 @@
+// The megasock client: one connection that is made again whenever it is lost, and what hangs on it. For browsers and
+// Node, with nothing but a WebSocket; the wire is docs/channels.md.
+//
+// What holds: a Link ends exactly once, and with it every timer of its own. A Client has at most one Link. Every promise
+// is settled: by the reply, by the loss of the connection, or by close(). What a subscriber has seen it does not see
+// again, and what it missed and will not get is told as a gap.
+//
+// What it refuses to do: to repeat by itself a command that may have been done; to drop a queued command without saying
+// so; to reconnect faster than `Backoff` says, whatever the reason.
+
+// What an ending means for the next attempt; a close code that is not here is retried. Options may add their own.
+//   stop   it was meant: stay away
+//   token  the token has ended: with getToken, again with a new one; without, stop
+//   slow   the server minds what this client does: again, but from the far end of the schedule
+//   retry  again, by the schedule
+export const CLOSE_CODES = Object.freeze({
+  1000: "stop",
+  1001: "retry", // the server stops
+  1002: "slow", // what this client sent was no WebSocket; something between may have broken it
+  1003: "slow",
+  1006: "retry", // no close frame: the connection was cut, or never came about
+  1007: "slow",
+  1008: "slow",
+  1009: "slow",
+  1011: "retry",
+  1012: "retry",
+  1013: "retry",
+  4001: "stop",
+  4401: "token",
+});
+
+// Server errors that a subscription outlives: it is asked for again a little later.
+const PASSING = new Set(["try_again", "message_rate_exceeded", "byte_rate_exceeded"]);
+
+// A server's hint beyond this is held for a mistake. Also keeps clear of what setTimeout takes for 0.
+const HINT_MS_MAX = 3_600_000;
+
+// A token that ends sooner is not worth connecting with.
+const TOKEN_MARGIN_S = 30;
+
+export const DEFAULTS = Object.freeze({
+  getToken: undefined,
+  tokenIn: "protocol",
+  backoffBaseMs: 1000,
+  backoffCapMs: 30_000,
+  stableMs: 10_000,
+  retriesMax: Infinity,
+  connectTimeoutMs: 15_000,
+  pingSlackMs: 5000,
+  pongTimeoutMs: 10_000,
+  queueMax: 100,
+  burstMax: 32,
+  burstIntervalMs: 1000,
+  routingRetriesMax: 3,
+  closeCodes: Object.freeze({}),
+  WebSocket: undefined,
+  random: Math.random,
+  clock: Object.freeze({
+    now: () => performance.now(),
+    setTimeout: (run, delayMs) => setTimeout(run, delayMs),
+    clearTimeout: timer => clearTimeout(timer),
+  }),
+});
+
+// Every error of this module has a `code`. A ServerError's is the server's own: "forbidden", "too_large", …
+export class MegasockError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+export class ServerError extends MegasockError {}
+
+// The connection ended before the reply: the command was done, or not.
+export class ConnectionLostError extends MegasockError {
+  constructor(type) { super("connection_lost", `the connection was lost before ${type} was answered; it may have been done`); }
+}
+
+export class QueueFullError extends MegasockError {
+  constructor(type, max) { super("queue_full", `${max} commands wait for a connection already: ${type} was not taken`); }
+}
+
+// The client is closed and does not come back by itself.
+export class ClosedError extends MegasockError {
+  constructor(reason) { super("closed", `the client is closed: ${reason}; open() starts it again`); }
+}
+
+// When to try again: pure, so that others can follow the same schedule. README.md states the rule.
+export class Backoff {
+  #options;
+
+  constructor({ baseMs = 1000, capMs = 30_000, stableMs = 10_000, retriesMax = Infinity, random = Math.random } = {}) {
+    this.#options = { baseMs, capMs, stableMs, retriesMax, random };
+    this.retries = 0; // in a row, without a stable connection between them
+  }
+
+  // The delay before the next attempt; undefined when there were `retriesMax` already. `lastedMs` is how long the
+  // connection that ended had been welcomed, undefined if it never was.
+  next({ lastedMs, hintMs, slow = false } = {}) {
+    const { baseMs, capMs, stableMs, retriesMax, random } = this.#options;
+    if (lastedMs >= stableMs) this.retries = 0;
+    if (this.retries >= retriesMax) return undefined;
+    const ceilingMs = Math.min(capMs, baseMs * 2 ** this.retries++);
+    if (hintMs !== undefined) return hintMs;
+    return slow ? capMs - random() * (capMs / 2) : random() * ceilingMs;
+  }
+}
+
+class Emitter {
+  #listeners = new Map();
+
+  on(name, listener) {
+    this.#listeners.set(name, [...(this.#listeners.get(name) ?? []), listener]);
+    return this;
+  }
+
+  once(name, listener) {
+    const first = value => {
+      this.off(name, first);
+      listener(value);
+    };
+    return this.on(name, first);
+  }
+
+  off(name, listener) {
+    this.#listeners.set(name, (this.#listeners.get(name) ?? []).filter(other => other !== listener));
+    return this;
+  }
+
+  // Whether anybody listens. A listener that throws is reported as uncaught and harms nobody else.
+  emit(name, value) {
+    const listeners = this.#listeners.get(name) ?? [];
+    for (const listener of listeners) {
+      try {
+        listener(value);
+      } catch (error) {
+        queueMicrotask(() => { throw error; });
+      }
+    }
+    return listeners.length > 0;
+  }
+}
+
+// A promise and the two ends of it. Nobody has to wait for it: a failure is told otherwise too.
+function deferred() {
+  const ends = {};
+  ends.promise = new Promise((resolve, reject) => Object.assign(ends, { resolve, reject }));
+  ends.promise.catch(() => {});
+  return ends;
+}
+
+// One attempt at a connection and, if it comes about, that connection.
+class Link {
+  #options;
+  #onFrame;
+  #onEnd;
+  #socket;
+  #timers = new Set();
+  #deadline;
+  #welcomedAt;
+  #heardAt;
+  #hintMs;
+  #error;
+  ended = false;
+
+  // `address` answers where to and with which subprotocols.
+  constructor(options, address, onFrame, onEnd) {
+    this.#options = options;
+    this.#onFrame = onFrame;
+    this.#onEnd = onEnd;
+    this.#deadline = this.after(options.connectTimeoutMs, () => {
+      this.end(1006, `no welcome within ${options.connectTimeoutMs} ms`);
+    });
+    this.#connect(address);
+  }
+
+  async #connect(address) {
+    try {
+      const { url, protocols } = await address();
+      if (this.ended) return;
+      const socket = new this.#options.WebSocket(url, protocols);
+      this.#socket = socket;
+      socket.onmessage = ({ data }) => this.#handleMessage(data);
+      socket.onclose = ({ code, reason }) => this.end(code, reason);
+      socket.onerror = () => {}; // a close follows, and says more
+    } catch (error) {
+      this.fail(error);
+      this.end(1006, String(error));
+    }
+  }
+
+  #handleMessage(text) {
+    if (this.ended) return;
+    this.#heardAt = this.#options.clock.now();
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      this.fail(new MegasockError("bad_frame", "the server sent what is not JSON"));
+      return this.end(1007, "not JSON");
+    }
+    this.#onFrame(frame);
+  }
+
+  // Why it ends, where that is known before it does.
+  fail(error) { this.#error = error; }
+
+  hint(delayMs) {
+    if (Number.isFinite(delayMs) && delayMs >= 0) this.#hintMs = Math.min(delayMs, HINT_MS_MAX);
+  }
+
+  welcomed(pingIntervalMs) {
+    this.cancel(this.#deadline);
+    this.#welcomedAt = this.#options.clock.now();
+    if (pingIntervalMs > 0) this.#watch(pingIntervalMs + this.#options.pingSlackMs);
+  }
+
+  // Scripts cannot see WebSocket's own pings: in a quiet connection they ask, and leave one that does not answer.
+  #watch(quietMs) {
+    const { clock, pongTimeoutMs } = this.#options;
+    const look = () => {
+      const silentMs = clock.now() - this.#heardAt;
+      if (silentMs < quietMs) return this.after(quietMs - silentMs, look);
+      const askedAt = clock.now();
+      this.send('{"type":"ping"}');
+      this.after(pongTimeoutMs, () => (this.#heardAt >= askedAt ? look() : this.end(1006, `nothing heard for ${quietMs} ms, nor a pong`)));
+    };
+    this.after(quietMs, look);
+  }
+
+  send(text) { this.#socket.send(text); }
+
+  // Runs unless the link ends before.
+  after(delayMs, run) {
+    const timer = this.#options.clock.setTimeout(() => {
+      this.#timers.delete(timer);
+      run();
+    }, delayMs);
+    this.#timers.add(timer);
+    return timer;
+  }
+
+  cancel(timer) {
+    this.#timers.delete(timer);
+    this.#options.clock.clearTimeout(timer);
+  }
+
+  // Does not wait for the peer: over a dead connection a closing handshake takes its time.
+  end(code, reason) {
+    if (this.ended) return;
+    this.ended = true;
+    for (const timer of this.#timers) this.#options.clock.clearTimeout(timer);
+    if (code === 1000) this.#socket?.close(1000);
+    else this.#socket?.close();
+    const lastedMs = this.#welcomedAt === undefined ? undefined : this.#options.clock.now() - this.#welcomedAt;
+    this.#onEnd({ code, reason, lastedMs, hintMs: this.#hintMs, error: this.#error });
+  }
+}
+
+// The words of the two kinds of topics on the wire.
+const KINDS = {
+  channel: { enter: "subscribe", leave: "unsubscribe", publish: "publish", data: "data" },
+  room: { enter: "join", leave: "leave", publish: "room_message", data: "payload" },
+};
+
+const keyOf = (kind, name) => `${kind} ${name}`;
+
+// A publication as subscribers see it: the same for channels and rooms.
+function message(frame) {
+  const { id, userId, serverId } = frame;
+  const isRoom = frame.timestamp !== undefined;
+  return { id, data: isRoom ? frame.payload : frame.data, userId, ts: isRoom ? frame.timestamp : frame.ts, serverId };
+}
+
+// A channel or a room this client wants to be in, for as long as the client lives or until it leaves.
+export class Subscription extends Emitter {
+  #client;
+  #ready = deferred();
+  #isReady = false;
+  #entered = false; // before
+  #asked = false;
+
+  constructor(client, kind, name, since) {
+    super();
+    this.#client = client;
+    this.kind = kind;
+    this.name = name;
+    this.active = false; // the server has confirmed it on this connection
+    this.epoch = since?.epoch;
+    this.lastId = since?.lastId ?? 0;
+    this.#entered = since !== undefined;
+  }
+
+  // Resolves with this subscription once the server has confirmed it the first time.
+  get ready() { return this.#ready.promise; }
+
+  // Where it is, to be given as `since` later; null where no history is kept.
+  get position() { return this.epoch === undefined ? null : { epoch: this.epoch, lastId: this.lastId }; }
+
+  publish(data, options) { return this.#client.publishTo(this.kind, this.name, data, options); }
+  presence(options) { return this.#client.presence({ [this.kind]: this.name }, options); }
+  history(options) { return this.#client.history({ [this.kind]: this.name }, options); }
+  unsubscribe() { return this.#client.leaveTopic(this); }
+  leave() { return this.unsubscribe(); }
+
+  // The rest is the client's.
+
+  handleAsk() {
+    this.#asked = true;
+    return { [this.kind]: this.name, ...(this.position && { epoch: this.epoch, last_id: this.lastId }) };
+  }
+
+  // Before the reply come only the missed ones, which are asked for by position.
+  handleMessage(received) {
+    if (!this.#asked || (!this.active && !this.position) || received.id <= this.lastId) return;
+    this.lastId = received.id;
+    this.emit("message", received);
+  }
+
+  handleGap({ from, to, reason }) {
+    if (!this.active) return;
+    this.lastId = Math.max(this.lastId, to);
+    this.emit("gap", { from, to, reason });
+  }
+
+  handlePresence(joined = [], left = []) {
+    if (this.active) this.emit("presence", { joined, left });
+  }
+
+  handleReply({ epoch, last_id: lastId = 0, recovered = false, members }) {
+    const before = { epoch: this.epoch, lastId: this.lastId };
+    const [again, sameEpoch] = [this.#entered, epoch !== undefined && epoch === before.epoch];
+    Object.assign(this, { active: true, epoch, lastId: recovered ? Math.max(lastId, before.lastId) : lastId });
+    this.#entered = true;
+    this.#isReady = true;
+    this.#ready.resolve(this);
+    this.emit("subscribed", { recovered, again, position: this.position, members });
+    if (!again || recovered) return;
+    this.emit("gap", sameEpoch ? { from: before.lastId + 1, to: lastId, reason: "not_recovered" } : { reason: "not_recovered" });
+  }
+
+  handleLost() {
+    this.active = false;
+    this.#asked = false;
+  }
+
+  // It will not be: refused, left, or the client is closed.
+  handleEnd(error) {
+    this.handleLost();
+    this.#ready.reject(error);
+  }
+
+  handleOpen() {
+    if (this.#isReady) return;
+    this.#ready = deferred();
+  }
+}
+
+export class Client extends Emitter {
+  #url;
+  #options;
+  #backoff;
+  #link = null;
+  #timer; // of the next attempt
+  #lastId = 0; // of commands
+  #inFlight = new Map(); // id → { resolve, reject, lost }
+  #subscriptions = new Map(); // by key: those that are wanted
+  #unsent = []; // subscriptions to ask for on this connection
+  #queue = []; // commands that wait for a connection, or for their turn on it
+  #leaving = new Map(); // key → promise
+  #token;
+  #tokenWorks = false;
+  #routing;
+  #routingRetries = 0;
+  #why = "not opened yet";
+
+  constructor(url, options = {}) {
+    super();
+    const unknown = Object.keys(options).filter(name => !(name in DEFAULTS));
+    if (unknown.length) throw new TypeError(`unknown option ${unknown}; there are ${Object.keys(DEFAULTS).join(", ")}`);
+    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
+    if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: use Node 22 or later, or give one as the option WebSocket");
+    if (!["protocol", "query"].includes(this.#options.tokenIn)) throw new TypeError('tokenIn is "protocol" or "query"');
+    // 1000 is also what close() says.
+    this.#options.closeCodes = { ...CLOSE_CODES, ...options.closeCodes, 1000: "stop" };
+    this.#url = new URL(url, globalThis.location?.href);
+    this.#url.protocol = this.#url.protocol.replace(/^http/, "ws");
+    if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`${url}: write ws://… or wss://…`);
+    const { backoffBaseMs: baseMs, backoffCapMs: capMs, stableMs, retriesMax, random } = this.#options;
+    this.#backoff = new Backoff({ baseMs, capMs, stableMs, retriesMax, random });
+    this.state = "closed";
+    this.welcome = null; // of the connection that stands
+  }
+
+  // Starts, or starts again after it was closed. Subscriptions are still there.
+  open() {
+    if (this.state !== "closed") return this;
+    for (const subscription of this.#subscriptions.values()) subscription.handleOpen();
+    this.#backoff.retries = 0;
+    this.#attempt();
+    return this;
+  }
+
+  // Resolves with the welcome as soon as there is a connection; rejects if the client is or gets closed.
+  opened() {
+    if (this.state === "open") return Promise.resolve(this.welcome);
+    if (this.state === "closed") return Promise.reject(new ClosedError(this.#why));
+    return new Promise((resolve, reject) => {
+      const look = ({ state }) => {
+        if (state !== "open" && state !== "closed") return;
+        this.off("state", look);
+        if (state === "open") resolve(this.welcome);
+        else reject(new ClosedError(this.#why));
+      };
+      this.on("state", look);
+    });
+  }
+
+  // Ends the connection with 1000 and stays away.
+  close() {
+    if (this.state === "closed") return;
+    this.#options.clock.clearTimeout(this.#timer);
+    if (this.#link) this.#link.end(1000, "close() was called");
+    else this.#stop({ code: 1000, reason: "close() was called" });
+  }
+
+  subscribe(channel, { since } = {}) { return this.#enter("channel", channel, since); }
+  join(room, { since } = {}) { return this.#enter("room", room, since); }
+  subscription(channel) { return this.#subscriptions.get(keyOf("channel", channel)); }
+  room(room) { return this.#subscriptions.get(keyOf("room", room)); }
+
+  async unsubscribe(channel) { await this.subscription(channel)?.unsubscribe(); }
+  async leave(room) { await this.room(room)?.leave(); }
+
+  async leaveAll() {
+    const rooms = [...this.#subscriptions.values()].filter(({ kind }) => kind === "room");
+    await Promise.all(rooms.map(room => room.leave()));
+    return rooms.map(({ name }) => name);
+  }
+
+  publish(channel, data, options) { return this.publishTo("channel", channel, data, options); }
+  send(room, payload, options) { return this.publishTo("room", room, payload, options); }
+
+  async direct(userId, payload) {
+    const { connections } = await this.command("direct_message", { targetUserId: userId, payload: payload ?? null });
+    return { connections };
+  }
+
+  // `topic` is { channel } or { room }.
+  async presence(topic, { limit, after } = {}) {
+    const { users, total } = await this.#ask("presence", { ...topic, limit, after }, true);
+    return { users, total };
+  }
+
+  async history(topic, { limit, sinceId } = {}) {
+    const reply = await this.#ask("history", { ...topic, limit, since_id: sinceId }, true);
+    return { epoch: reply.epoch, lastId: reply.last_id, messages: reply.messages.map(message) };
+  }
+
+  // Any command by its fields on the wire; the reply as it came.
+  async command(type, fields = {}) { return this.#ask(type, fields, false); }
+
+  // Of both kinds: resolves with the number it got, which a room does not tell.
+  async publishTo(kind, name, data, { echo } = {}) {
+    const words = KINDS[kind];
+    const reply = await this.command(words.publish, { [kind]: name, [words.data]: data ?? null, echo });
+    return kind === "channel" ? { id: reply.last_id } : {};
+  }
+
+  // Commands.
+
+  // `again`: it changes nothing, and may be asked once more on the next connection.
+  #ask(type, fields, again) {
+    const { promise, resolve, reject } = deferred();
+    const id = ++this.#lastId;
+    // Written now: what the caller does with its data afterwards is not sent.
+    const command = { id, text: JSON.stringify({ type, id, ...fields }), resolve, reject };
+    command.lost = () => (again ? this.#queue.push(command) : reject(new ConnectionLostError(type)));
+    if (this.state === "closed") reject(new ClosedError(this.#why));
+    else if (this.state === "open" && this.#isCaughtUp()) this.#transmit(command);
+    else if (this.#queue.length >= this.#options.queueMax) reject(new QueueFullError(type, this.#options.queueMax));
+    else this.#queue.push(command);
+    return promise;
+  }
+
+  #isCaughtUp() { return this.#unsent.length === 0 && this.#queue.length === 0; }
+
+  #transmit(command) {
+    this.#inFlight.set(command.id, command);
+    this.#link.send(command.text);
+  }
+
+  // After a connection came about, what has waited goes out in bursts, below the rate a server allows a client.
+  #flush(link) {
+    for (let sent = 0; sent < this.#options.burstMax; sent++) {
+      if (this.#unsent.length) this.#transmitEntry(this.#unsent.shift());
+      else if (this.#queue.length) this.#transmit(this.#queue.shift());
+    }
+    if (!this.#isCaughtUp()) link.after(this.#options.burstIntervalMs, () => this.#flush(link));
+  }
+
+  // Channels and rooms.
+
+  #enter(kind, name, since) {
+    const key = keyOf(kind, name);
+    const before = this.#subscriptions.get(key);
+    if (before) return before;
+    const subscription = new Subscription(this, kind, name, since);
+    this.#subscriptions.set(key, subscription);
+    if (this.state === "open") this.#askEntry(subscription);
+    return subscription;
+  }
+
+  async #askEntry(subscription) {
+    const [link, key] = [this.#link, keyOf(subscription.kind, subscription.name)];
+    // What still comes from before must not be taken for the new one's.
+    if (this.#leaving.has(key)) await this.#leaving.get(key);
+    if (link !== this.#link || this.#subscriptions.get(key) !== subscription) return;
+    if (this.#isCaughtUp()) this.#transmitEntry(subscription);
+    else this.#unsent.push(subscription);
+  }
+
+  #transmitEntry(subscription, backoff = this.#shortBackoff()) {
+    const [link, id, key] = [this.#link, ++this.#lastId, keyOf(subscription.kind, subscription.name)];
+    const isWanted = () => this.#subscriptions.get(key) === subscription;
+    const reject = error => {
+      if (!isWanted()) return;
+      if (PASSING.has(error.code)) {
+        link.after(backoff.next(), () => isWanted() && this.#transmitEntry(subscription, backoff));
+        return;
+      }
+      this.#subscriptions.delete(key);
+      subscription.handleEnd(error);
+      if (!subscription.emit("error", error)) this.#report(error);
+    };
+    const resolve = reply => isWanted() && subscription.handleReply(reply);
+    const text = JSON.stringify({ type: KINDS[subscription.kind].enter, id, ...subscription.handleAsk() });
+    this.#transmit({ id, text, resolve, reject, lost: () => {} });
+  }
+
+  leaveTopic(subscription) {
+    const { kind, name } = subscription;
+    const key = keyOf(kind, name);
+    if (this.#subscriptions.get(key) !== subscription) return Promise.resolve();
+    this.#subscriptions.delete(key);
+    subscription.handleEnd(new MegasockError("left", `${kind} ${name} was left`));
+    const unsent = this.#unsent.indexOf(subscription);
+    if (unsent >= 0) this.#unsent.splice(unsent, 1);
+    if (unsent >= 0 || this.state !== "open") return Promise.resolve();
+    const { promise, resolve } = deferred();
+    this.#leaving.set(key, promise.then(() => this.#leaving.delete(key)));
+    this.#transmitLeave(kind, name, resolve);
+    return promise;
+  }
+
+  // Once it is refused for anything that does not pass, there was nothing to leave; likewise once the connection is lost.
+  #transmitLeave(kind, name, resolve, backoff = this.#shortBackoff()) {
+    const [link, id] = [this.#link, ++this.#lastId];
+    const reject = error => {
+      if (!PASSING.has(error.code)) return resolve();
+      link.after(backoff.next(), () => this.#transmitLeave(kind, name, resolve, backoff));
+    };
+    const text = JSON.stringify({ type: KINDS[kind].leave, id, [kind]: name });
+    this.#transmit({ id, text, resolve: () => resolve(), reject, lost: () => resolve() });
+  }
+
+  #shortBackoff() { return new Backoff({ random: this.#options.random }); }
+
+  // The connection.
+
+  #attempt() {
+    this.#link = new Link(this.#options, () => this.#address(), frame => this.#handleFrame(frame), ending => this.#handleEnd(ending));
+    this.#become("connecting", {});
+  }
+
+  #become(state, detail) {
+    const previous = this.state;
+    this.state = state;
+    this.emit("state", { state, previous, ...detail });
+  }
+
+  // Where to connect to. A token that worked serves until it ends, so that a server's restart does not send all of its
+  // clients to whoever issues them.
+  async #address() {
+    const { getToken, tokenIn } = this.#options;
+    const url = new URL(this.#url);
+    if (getToken && !(this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S))) this.#token = await getToken({ expiring: false });
+    if (this.#routing) url.searchParams.set("routing", this.#routing);
+    if (this.#token && tokenIn === "query") url.searchParams.set("token", this.#token);
+    return { url: url.href, protocols: this.#token && tokenIn === "protocol" ? ["megasock", `token.${this.#token}`] : [] };
+  }
+
+  #handleFrame(frame) {
+    const handle = Client.#FRAMES[frame?.type];
+    if (handle) return handle(this, frame);
+    const command = this.#inFlight.get(frame?.id);
+    this.#inFlight.delete(frame?.id);
+    command?.resolve(frame);
+  }
+
+  #handleWelcome({ type, ...welcome }) {
+    if (this.state !== "connecting") return;
+    const link = this.#link;
+    link.welcomed(welcome.pingInterval);
+    this.#tokenWorks = true;
+    this.#routingRetries = 0;
+    this.#routing = welcome.routingToken ?? this.#routing;
+    this.welcome = welcome;
+    this.#unsent = [...this.#subscriptions.values()];
+    this.#become("open", { welcome });
+    // Whoever was told may have closed it.
+    if (!link.ended) this.#flush(link);
+  }
+
+  #handleError(frame) {
+    const error = new ServerError(frame.code, frame.error);
+    this.#link.hint(frame.reconnectDelay);
+    const command = this.#inFlight.get(frame.id);
+    this.#inFlight.delete(frame.id);
+    if (command) return command.reject(error);
+    if (this.state === "connecting") this.#link.fail(error);
+    this.#report(error);
+  }
+
+  #handleShutdown({ reason, reconnectDelay }) {
+    this.#link.hint(reconnectDelay);
+    this.emit("shutdown", { reason, reconnectDelayMs: reconnectDelay });
+  }
+
+  async #handleExpiring({ expiresIn }) {
+    const link = this.#link;
+    this.emit("expiring", { expiresIn });
+    if (!this.#options.getToken) return;
+    try {
+      const token = await this.#options.getToken({ expiring: true });
+      if (link.ended) return;
+      const { promise, resolve, reject } = deferred();
+      const id = ++this.#lastId;
+      // Does not wait behind others: the time is short. The next connection has a token of its own.
+      this.#transmit({ id, text: JSON.stringify({ type: "refresh", id, token }), resolve, reject, lost: () => resolve() });
+      await promise;
+      if (!link.ended) this.#token = token;
+    } catch (error) {
+      this.#tokenWorks = false;
+      this.#report(error);
+    }
+  }
+
+  #handleEnd({ code, reason, lastedMs, hintMs, error }) {
+    const rule = this.#options.closeCodes[code] ?? "retry";
+    this.#link = null;
+    this.welcome = null;
+    if (lastedMs === undefined) this.#forgetWhatFailed();
+    if (rule === "token") this.#tokenWorks = false;
+    if (error && !(error instanceof ServerError)) this.#report(error);
+    this.#loseConnection();
+    if (rule === "stop" || (rule === "token" && !this.#options.getToken)) return this.#stop({ code, reason, error });
+    const delayMs = this.#backoff.next({ lastedMs, hintMs, slow: rule === "slow" });
+    if (delayMs === undefined) return this.#stop({ code, reason: `gave up after ${this.#backoff.retries} retries; ${reason}`, error });
+    this.#timer = this.#options.clock.setTimeout(() => this.#attempt(), delayMs);
+    this.#become("waiting", { code, reason, error, delayMs });
+  }
+
+  // A handshake that is refused looks like one that failed. It may be for the token, or for a node that is no more.
+  #forgetWhatFailed() {
+    this.#tokenWorks = false;
+    if (this.#routing && ++this.#routingRetries >= this.#options.routingRetriesMax) this.#routing = undefined;
+  }
+
+  #loseConnection() {
+    const [lost, waiting] = [[...this.#inFlight.values()], this.#queue];
+    this.#inFlight.clear();
+    this.#leaving.clear();
+    this.#unsent = [];
+    // Those to be asked again come before what has waited.
+    this.#queue = [];
+    for (const command of lost) command.lost();
+    this.#queue.push(...waiting);
+    for (const subscription of this.#subscriptions.values()) subscription.handleLost();
+  }
+
+  #stop({ code, reason, error }) {
+    this.#why = `${error?.message ?? (reason || "by the server")} (${code})`;
+    const closed = new ClosedError(this.#why);
+    for (const command of this.#queue.splice(0)) command.reject(closed);
+    for (const subscription of this.#subscriptions.values()) subscription.handleEnd(closed);
+    this.#become("closed", { code, reason, error });
+  }
+
+  #report(error) {
+    if (!this.emit("error", error)) console.warn(`megasock: ${error?.message ?? error}`);
+  }
+
+  // What the server sends of its own accord; everything else is a reply.
+  static #FRAMES = {
+    __proto__: null, // the type is the server's word, and may be any
+    welcome: (client, frame) => client.#handleWelcome(frame),
+    error: (client, frame) => client.#handleError(frame),
+    server_shutdown: (client, frame) => client.#handleShutdown(frame),
+    expiring: (client, frame) => client.#handleExpiring(frame),
+    direct_message: (client, { fromUserId, payload, timestamp }) => client.emit("direct", { fromUserId, data: payload, ts: timestamp }),
+    message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
+    room_message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
+    gap: (client, frame) => client.#topic(frame)?.handleGap(frame),
+    user_joined: (client, frame) => client.#topic(frame)?.handlePresence([frame.userId], []),
+    user_left: (client, frame) => client.#topic(frame)?.handlePresence([], [frame.userId]),
+    presence_change: (client, frame) => client.#topic(frame)?.handlePresence(frame.joined, frame.left),
+  };
+
+  #topic({ channel, roomId }) {
+    return this.#subscriptions.get(roomId === undefined ? keyOf("channel", channel) : keyOf("room", roomId));
+  }
+}
+
+// Whether a JSON Web Token ends later than so many seconds from now. Only a guess at its end: who else's clock is right
+// is the server's to say.
+function endsAfter(token, seconds) {
+  try {
+    const claims = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return claims.exp - Date.now() / 1000 > seconds;
+  } catch {
+    return false;
+  }
+}
+
+// A client that is on its way.
+export function connect(url, options) { return new Client(url, options).open(); }
