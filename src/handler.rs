@@ -22,6 +22,12 @@ pub trait Handler: Sized {
     /// A request arrived: accept the upgrade, answer something else, or decide [`Decision::Later`].
     fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox<Self::Mail>) -> Decision;
 
+    /// A request left open with [`Decision::Later`] will never be opened: its connection ended, its time was up, or the server
+    /// began to stop. Not called for one that was decided otherwise.
+    fn on_abandon(&mut self, conn: ConnId, out: &mut Outbox<Self::Mail>) {
+        let _ = (conn, out);
+    }
+
     /// The upgrade is done; frames may be sent.
     fn on_open(&mut self, conn: ConnId, out: &mut Outbox<Self::Mail>) {
         let _ = (conn, out);
@@ -29,6 +35,17 @@ pub trait Handler: Sized {
 
     /// A whole message arrived. Text is valid UTF-8.
     fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox<Self::Mail>);
+
+    /// A ping or pong with a payload of so many bytes arrived. The reactor answers it; a handler may count it.
+    fn on_control(&mut self, conn: ConnId, bytes: usize, out: &mut Outbox<Self::Mail>) {
+        let _ = (conn, bytes, out);
+    }
+
+    /// The server is stopping and will close this connection soon. Its client should come back after `reconnect_delay_ms`,
+    /// which is its own, so that not all come at once.
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Self::Mail>) {
+        let _ = (conn, reconnect_delay_ms, out);
+    }
 
     /// Mail from another core or thread. What one core posts arrives in the order it was posted.
     fn on_mail(&mut self, from: Origin, mail: Self::Mail, out: &mut Outbox<Self::Mail>) {
@@ -66,13 +83,15 @@ pub trait Handler: Sized {
 pub struct Request<'a> {
     /// The connection; an answer given later names it.
     pub conn: ConnId,
-    /// Who asks.
+    /// Who asks: the peer of the TCP connection, or the client that a trusted proxy named; its port is 0 where that is not
+    /// known.
     pub peer: SocketAddr,
     /// The request head.
     pub head: &'a crate::proto::head::Head<'a>,
     /// A well-formed WebSocket upgrade; anything else can only be answered with [`Decision::Respond`].
     pub is_upgrade: bool,
-    /// False while the server drains or is full: upgrades are refused without asking the handler.
+    /// False while the server drains, is full or short of memory: then it cannot be upgraded, whatever is decided, and gets
+    /// a 503 unless it is answered or refused.
     pub is_ready: bool,
 }
 
@@ -86,6 +105,14 @@ pub enum Decision {
     },
     /// Answer this and close.
     Respond(Response),
+    /// Upgrade only to say why not: these frames, then a Close. A browser shows its page neither the status nor the headers of
+    /// a refused upgrade.
+    Refuse {
+        /// Whole frames, see [`encode_message`].
+        frames: Payload,
+        /// Gives the close code, and is counted.
+        reason: CloseReason,
+    },
     /// Not known yet: [`Outbox::decide`] follows, or the handshake timeout ends it.
     Later,
 }

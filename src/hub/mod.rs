@@ -177,6 +177,9 @@ impl<K: Hooks> Handler for Hub<K> {
     type Mail = Mail;
 
     fn on_request(&mut self, request: &Request<'_>, _: &mut Outbox<Mail>) -> Decision {
+        if !request.is_ready {
+            return Decision::Respond(Response::refuse(Status::Unavailable, "The server is full or about to stop."));
+        }
         match self.connect(request) {
             Ok(user) => {
                 self.sessions.insert(request.conn, Session::new(request.conn, user));

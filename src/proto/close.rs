@@ -24,8 +24,14 @@ pub mod code {
     pub const TOO_BIG: u16 = 1009;
     /// The server failed.
     pub const INTERNAL_ERROR: u16 = 1011;
+    /// The server restarts: come back after a delay.
+    pub const SERVICE_RESTART: u16 = 1012;
     /// The server is overloaded (or the client too slow for it): try again later.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// Ours: no token, or one that is not accepted. Coming back with the same is of no use.
+    pub const UNAUTHORIZED: u16 = 4001;
+    /// Ours: the token's time is over. Come back with a new one.
+    pub const TOKEN_EXPIRED: u16 = 4401;
 }
 
 /// Whether a code may appear in a Close frame (§7.4): registered 1000-1003 and 1007-1014, or 3000-4999.
@@ -113,8 +119,15 @@ close_reasons! {
     MessageTooBig "message_too_big" Some(code::TOO_BIG), "A message is over the size limit.";
     TooManyFragments "too_many_fragments" Some(code::POLICY), "A message has more frames than the limit.";
     TooManyErrors "too_many_errors" Some(code::POLICY), "The client's commands fail again and again.";
+    MessageRate "message_rate_exceeded" Some(code::POLICY), "The client sends too many messages or pings, again and again.";
+    ByteRate "byte_rate_exceeded" Some(code::POLICY), "The client sends too many bytes a second, again and again.";
+    TooManyOfUser "user_connections" Some(code::POLICY), "The user has too many connections.";
+    Unauthorized "unauthorized" Some(code::UNAUTHORIZED), "The client's token is missing or not accepted.";
+    TokenExpired "token_expired" Some(code::TOKEN_EXPIRED), "The client's token has expired.";
+    Overload "overload" Some(code::TRY_AGAIN_LATER), "A newcomer there is no room for, told so in a frame.";
+    Shed "shed" Some(code::TRY_AGAIN_LATER), "An idle connection, closed because memory runs out.";
     SlowConsumer "slow_consumer" Some(code::TRY_AGAIN_LATER), "The client reads too slowly and its queue is full.";
-    ServerShutdown "server_shutdown" Some(code::GOING_AWAY), "The server stops.";
+    ServerShutdown "server_shutdown" Some(code::SERVICE_RESTART), "The server stops or restarts.";
     CloseTimeout "close_timeout" None, "The closing handshake was not finished in time.";
     HandlerClosed "handler_closed" None, "The application closed the connection, with its own code.";
     SendFailed "send_failed" None, "The kernel refused a send for a reason other than a reset.";

@@ -168,6 +168,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Begin: stops timers, drops what is queued, cancels what is armed.
     pub(super) fn begin_release(&mut self, id: ConnId, reason: CloseReason) {
+        self.abandon(id);
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if conn.phase == Phase::Releasing {
             return;

@@ -202,8 +202,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 Ok(Some(Event::Ping(body))) => {
                     self.send_replies(id, input.bytes, &mut replies);
                     self.send_pong(id, &body);
+                    self.handle_control(id, body.len(), input.bytes, &mut replies);
                 }
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Pong(body))) => {
+                    self.handle_control(id, body.len(), input.bytes, &mut replies);
+                }
                 Ok(Some(Event::Close(code))) => {
                     self.send_replies(id, input.bytes, &mut replies);
                     self.handle_close_frame(id, code, input.at < input.bytes.len());
@@ -276,6 +279,18 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
             let (header, header_len) = encode_header(Opcode::Pong, body.len());
             self.enqueue(id, Segment::payload(Payload::new(&[&header[..header_len], body])));
+        }
+    }
+
+    /// Tells the handler of a ping or pong.
+    fn handle_control(&mut self, id: ConnId, len: usize, bytes: &[u8], replies: &mut Range<usize>) {
+        if self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
+            return;
+        }
+        self.handler.on_control(id, len, &mut self.outbox);
+        if !self.outbox.is_empty() {
+            self.send_replies(id, bytes, replies);
+            self.apply_actions();
         }
     }
 

@@ -5,7 +5,7 @@ use super::conn::{Phase, flag};
 use super::recv::Owner;
 use crate::buf::{Buffer, Payload, Segment};
 use crate::handler::{Decision, Handler, Request, Response};
-use crate::proto::close::CloseReason;
+use crate::proto::close::{self, CloseReason};
 use crate::proto::head::{self, HEAD_BYTES_MAX};
 use crate::proto::response::Status;
 use crate::proto::upgrade::{self, Refusal, accept_response};
@@ -25,6 +25,7 @@ enum Answer {
     Upgrade { accept: [u8; 28], subprotocol: Option<String> },
     Undecided { accept: [u8; 28] },
     Respond(Response),
+    Refuse { accept: [u8; 28], frames: Payload, reason: CloseReason },
 }
 
 impl From<Refusal> for Answer {
@@ -70,6 +71,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Keeps frames sent before the request is decided, within the cap on handshake bytes.
     fn keep_ahead(&mut self, id: ConnId, mut ahead: PartialHead, fresh: &[u8]) {
         if ahead.bytes.len() + fresh.len() > HEAD_BYTES_MAX {
+            self.abandon(id);
             return self
                 .respond(id, Response::refuse(Status::BadRequest, "Too much was sent before the upgrade."));
         }
@@ -89,16 +91,15 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         };
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return Status::InternalError.into() };
         let is_ready = self.drain.is_none() && !conn.has(flag::SURPLUS);
-        if accept.is_some() && !is_ready {
-            return Status::Unavailable.into();
-        }
         let peer = conn.peer();
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
         match (self.handler.on_request(&request, &mut self.outbox), accept) {
             (Decision::Respond(response), _) => Answer::Respond(response),
+            (Decision::Refuse { frames, reason }, Some(accept)) => Answer::Refuse { accept, frames, reason },
+            (_, None) => Refusal::NotWebSocket.into(),
+            (Decision::Accept { .. } | Decision::Later, Some(_)) if !is_ready => Status::Unavailable.into(),
             (Decision::Accept { subprotocol }, Some(accept)) => Answer::Upgrade { accept, subprotocol },
             (Decision::Later, Some(accept)) => Answer::Undecided { accept },
-            (Decision::Accept { .. } | Decision::Later, None) => Refusal::NotWebSocket.into(),
         }
     }
 
@@ -106,6 +107,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn answer(&mut self, id: ConnId, answer: Answer, mut owner: Owner, rest: Range<usize>) {
         match answer {
             Answer::Respond(response) => self.respond(id, response),
+            Answer::Refuse { accept, frames, reason } => self.refuse(id, &accept, &frames, reason),
             Answer::Upgrade { accept, subprotocol } => {
                 self.open(id, &accept, subprotocol.as_deref());
                 if !rest.is_empty() {
@@ -130,9 +132,13 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         let Some(PartialHead { bytes, accept: Some(accept) }) = self.heads.remove(&id.slot) else { return };
         let answer = match decision {
-            Decision::Accept { .. } if self.drain.is_some() => Status::Unavailable.into(),
+            Decision::Accept { .. } if self.drain.is_some() => {
+                self.handler.on_abandon(id, &mut self.outbox);
+                Status::Unavailable.into()
+            }
             Decision::Accept { subprotocol } => Answer::Upgrade { accept, subprotocol },
             Decision::Respond(response) => Answer::Respond(response),
+            Decision::Refuse { frames, reason } => Answer::Refuse { accept, frames, reason },
             Decision::Later => Answer::Undecided { accept },
         };
         let rest = 0..bytes.len();
@@ -162,6 +168,22 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeRefused);
     }
 
+    /// Upgrades only to say why not. The handler never hears of it as open.
+    fn refuse(&mut self, id: ConnId, accept: &[u8; 28], frames: &Payload, reason: CloseReason) {
+        self.counters.responses.add(1);
+        let close = close::encode(reason.code(), "");
+        let all = [&accept_response(accept, None)[..], &frames[..], &close[..]].concat();
+        let len = all.len();
+        self.end_with(id, Segment::Bytes(all, 0..len), Phase::Refusing, reason);
+    }
+
+    /// A request that was left open ends without an upgrade.
+    pub(super) fn abandon(&mut self, id: ConnId) {
+        if self.conn(id).is_some_and(|conn| conn.phase == Phase::Deciding) {
+            self.handler.on_abandon(id, &mut self.outbox);
+        }
+    }
+
     /// The handshake deadline has come: who has begun a request is told, who said nothing is not.
     pub(super) fn handle_handshake_timeout(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
@@ -169,6 +191,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if !self.heads.contains_key(&id.slot) {
             return self.begin_release(id, CloseReason::HandshakeTimeout);
         }
+        self.abandon(id);
         let status = if undecided { Status::Unavailable } else { Status::RequestTimeout };
         let response = Response::refuse(status, status.phrase());
         self.counters.responses.add(1);

@@ -18,8 +18,8 @@ fn sigterm_drains() {
     assert_eq!(request(server.address, READY).status, 200);
     server.signal("TERM");
 
-    polite.expect_close(1001);
-    assert_eq!(late.close_frame().close_code(), Some(1001));
+    polite.expect_close(1012);
+    assert_eq!(late.close_frame().close_code(), Some(1012));
     // The one that has not answered keeps the server in its drain.
     assert_eq!(request(server.address, READY).status, 503);
     assert_eq!(request(server.address, HEALTH).status, 200);
@@ -35,7 +35,7 @@ fn sigterm_drains() {
     // Refused and told so; the server still waits for its FIN.
     drop(unready);
 
-    late.send(&frames::close(1001, b""));
+    late.send(&frames::close(1012, b""));
     late.ends_with(End::Eof);
     let status = server.wait(PATIENCE);
     assert!(status.success(), "{status}: {:#?}", server.lines());
@@ -62,7 +62,7 @@ fn the_drain_timeout_ends_those_who_stay() {
     server.signal("TERM");
     let began = Instant::now();
     for client in &mut stays {
-        assert_eq!(client.close_frame().close_code(), Some(1001));
+        assert_eq!(client.close_frame().close_code(), Some(1012));
     }
     assert!(server.wait(PATIENCE).success(), "{:#?}", server.lines());
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -76,7 +76,7 @@ fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
     let mut stays = server.open();
     server.signal("TERM");
-    assert_eq!(stays.close_frame().close_code(), Some(1001));
+    assert_eq!(stays.close_frame().close_code(), Some(1012));
     server.signal("TERM");
     let began = Instant::now();
     server.wait(PATIENCE);
@@ -95,9 +95,9 @@ fn a_drain_interrupts_nobody_inside_a_message() {
     }
     server.signal("TERM");
     for client in &mut clients {
-        client.expect_close(1001);
+        client.expect_close(1012);
     }
-    inside.expect_close(1001);
+    inside.expect_close(1012);
     assert!(server.wait(PATIENCE).success());
 }
 

@@ -52,8 +52,8 @@ fn a_drain_tells_everybody_in_bounded_steps() {
     assert_eq!(told_before, 700);
     assert!(!rig.reactor.is_drained());
     for peer in &peers {
-        assert_eq!(rig.take_frames(*peer), [closing(1001)]);
-        rig.kernel().arrive(*peer, &close_frame(1001));
+        assert_eq!(rig.take_frames(*peer), [closing(1012)]);
+        rig.kernel().arrive(*peer, &close_frame(1012));
     }
     rig.settle();
     assert_eq!(rig.closed(CloseReason::ServerShutdown), 700);
@@ -74,7 +74,7 @@ fn newcomers_and_those_still_asking_get_503() {
         assert!(rig.take(peer).starts_with(b"HTTP/1.1 503 "));
         rig.end(peer);
     }
-    assert_eq!(rig.take_frames(stays), [closing(1001)]);
+    assert_eq!(rig.take_frames(stays), [closing(1012)]);
     rig.end(stays);
     assert!(rig.reactor.is_drained());
     rig.finish();

@@ -131,7 +131,7 @@ fn a_message_that_could_not_be_read_on_and_an_idle_time_begin_anew() {
 fn whoever_is_closed_is_read_again_for_its_answer() {
     let endings: [fn(&mut Outbox<Order>, ConnId); 2] =
         [|out, id| out.close(id, 4_000, ""), |out, id| out.end(id, CloseReason::ServerShutdown)];
-    for (end, code) in endings.into_iter().zip([4_000, 1_001]) {
+    for (end, code) in endings.into_iter().zip([4_000, 1_012]) {
         let mut rig = Rig::new();
         let peer = rig.open();
         let id = rig.id(peer);

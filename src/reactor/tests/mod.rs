@@ -71,6 +71,8 @@ enum Told {
     Blocked(ConnId),
     Writable(ConnId),
     Close(ConnId, CloseReason),
+    Abandon(ConnId),
+    Control(ConnId, usize),
 }
 
 /// What to do to connections, sent by mail.
@@ -99,6 +101,10 @@ impl Handler for App {
         match request.head.path {
             "/later" => Decision::Later,
             "/refuse" => Decision::Respond(Response::refuse(Status::Forbidden, "no")),
+            "/refuse-in-band" => {
+                let reason = if request.is_ready { CloseReason::Unauthorized } else { CloseReason::Overload };
+                Decision::Refuse { frames: crate::handler::encode_message(Kind::Text, b"no"), reason }
+            }
             _ => Decision::ACCEPT,
         }
     }
@@ -118,6 +124,16 @@ impl Handler for App {
     fn on_mail(&mut self, from: Origin, order: Order, out: &mut Outbox<Order>) {
         self.mail_from.push(from);
         (order.0)(out);
+    }
+
+    fn on_abandon(&mut self, conn: ConnId, _: &mut Outbox<Order>) {
+        assert!(!self.open.contains(&conn), "{conn:?} was opened");
+        self.told.push(Told::Abandon(conn));
+    }
+
+    fn on_control(&mut self, conn: ConnId, bytes: usize, _: &mut Outbox<Order>) {
+        assert!(self.open.contains(&conn), "a ping of {conn:?}, which is not open");
+        self.told.push(Told::Control(conn, bytes));
     }
 
     fn on_tick(&mut self, now_ms: u64, _: &mut Outbox<Order>) {

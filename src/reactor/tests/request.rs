@@ -174,7 +174,7 @@ fn no_decision_is_503_at_the_handshake_deadline_and_a_late_one_is_nothing() {
     assert_eq!(rig.take(peer), b"");
     rig.end(peer);
     assert_eq!(rig.closed(CloseReason::HandshakeTimeout), 1);
-    assert!(rig.reactor.handler.told.is_empty());
+    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
     rig.finish();
 }
 
@@ -188,6 +188,7 @@ fn who_is_gone_before_the_decision_is_not_opened() {
     assert_eq!(rig.id(next).slot, id.slot);
     rig.tell(move |out| out.decide(id, Decision::ACCEPT));
     assert_eq!((rig.take(peer), rig.take(next)), (Vec::new(), Vec::new()));
+    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)], "once, and the next one is not meant");
     rig.finish();
 }
 
@@ -199,6 +200,62 @@ fn frames_ahead_of_the_decision_are_bounded() {
     rig.arrive(peer, &text("x").repeat(3_000));
     assert_eq!(status(&rig.take(peer)), "400");
     assert!(rig.peer(peer).fin && rig.peer(peer).input.is_empty());
+    let id = rig.id(peer);
+    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
+    rig.finish();
+}
+
+#[test]
+fn a_refusal_in_band_is_an_upgrade_that_only_says_why_not() {
+    let mut full = options();
+    full.connections_max = 1;
+    for (options, code) in [(options(), 4_001), (full, 1_013)] {
+        let mut rig = Rig::with(options);
+        rig.open();
+        let opened = rig.reactor.handler.told.clone();
+        let peer = rig.request("/refuse-in-band");
+        let output = rig.take(peer);
+        let head_end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        assert!(output.starts_with(b"HTTP/1.1 101 "));
+        assert_eq!(frames(&output[head_end..]), [(Opcode::Text, b"no".to_vec()), closing(code)]);
+        assert!(rig.peer(peer).fin);
+        rig.arrive(peer, &[text("ignored"), close_frame(code)].concat());
+        rig.end(peer);
+        assert!(rig.peer(peer).gone);
+        assert_eq!(rig.reactor.handler.told, opened, "it was never open");
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_later_refusal_may_be_in_band() {
+    let mut rig = Rig::new();
+    let peer = rig.request("/later");
+    let id = rig.id(peer);
+    rig.tell(move |out| {
+        let frames = crate::handler::encode_message(Kind::Text, b"no");
+        out.decide(id, Decision::Refuse { frames, reason: CloseReason::Unauthorized });
+    });
+    assert!(rig.take(peer).starts_with(b"HTTP/1.1 101 "));
+    rig.end(peer);
+    assert_eq!(rig.closed(CloseReason::Unauthorized), 1);
+    assert!(rig.reactor.handler.told.is_empty());
+    rig.finish();
+}
+
+#[test]
+fn the_handler_is_told_of_pings_and_pongs_while_open() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    let (ping, pong) = (frame(Opcode::Ping, b"abc"), frame(Opcode::Pong, b""));
+    rig.arrive(peer, &[ping.clone(), pong, close_frame(1000), ping].concat());
+    rig.end(peer);
+    let told = &rig.reactor.handler.told[1..];
+    assert_eq!(
+        told,
+        [Told::Control(id, 3), Told::Control(id, 0), Told::Close(id, CloseReason::ClientClosed)]
+    );
     rig.finish();
 }
 
