@@ -27,6 +27,7 @@ mod presence;
 mod session;
 mod slow;
 mod stats;
+pub mod token;
 mod users;
 mod wire;
 
