@@ -115,7 +115,7 @@ fn malformed_headers_are_told_at_their_byte() {
         let malformed = parse(&bytes).expect_err(name);
         assert!(malformed.to_string().starts_with("PROXY protocol header: "), "{name}");
         assert_eq!(parse(&bytes[..bytes.len() - 1]), Ok(None), "{name} without its last byte");
-        assert_eq!(parse(&[&bytes, &b"\r\n"[..]].concat()).is_err(), true, "{name} and more");
+        assert!(parse(&[&bytes, &b"\r\n"[..]].concat()).is_err(), "{name} and more");
     }
 }
 
@@ -127,18 +127,20 @@ proptest! {
         destination_port in any::<u16>(),
         tlvs in proptest::collection::vec(any::<u8>(), 0..100),
     ) {
-        // One family for both ends.
-        let destination = IpAddr::from(match source.ip() { IpAddr::V4(_) => IpAddr::from([10, 0, 0, 1]), IpAddr::V6(_) => IpAddr::from([0xFD00, 0, 0, 0, 0, 0, 0, 1]) });
         let (ip, port) = (source.ip(), source.port());
-        let name = if source.is_ipv4() { "TCP4" } else { "TCP6" };
-        let line = format!("PROXY {name} {ip} {destination} {port} {destination_port}\r\n");
         let client = Some(SocketAddr::new(ip.to_canonical(), port));
+        let (name, destination, family) =
+            if source.is_ipv4() { ("TCP4", "10.0.0.1", 0x11) } else { ("TCP6", "fd00::1", 0x21) };
+        let line = format!("PROXY {name} {ip} {destination} {port} {destination_port}\r\n");
         prop_assert_eq!(parse(line.as_bytes()), Ok(Some(Preamble { consumed: line.len(), client })));
 
-        let octets = |ip: IpAddr| match ip { IpAddr::V4(v4) => v4.octets().to_vec(), IpAddr::V6(v6) => v6.octets().to_vec() };
+        let octets = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
         let ports = [port.to_be_bytes(), destination_port.to_be_bytes()].concat();
-        let block = [octets(ip), octets(destination), ports, tlvs].concat();
-        let bytes = v2(0x21, if source.is_ipv4() { 0x11 } else { 0x21 }, &block);
+        let block = [octets(ip), octets(destination.parse().unwrap()), ports, tlvs].concat();
+        let bytes = v2(0x21, family, &block);
         prop_assert_eq!(parse(&bytes), Ok(Some(Preamble { consumed: bytes.len(), client })));
     }
 }
