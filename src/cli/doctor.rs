@@ -3,13 +3,14 @@
 //! A row *stops* the target when the server could not carry it: io_uring, descriptors, memory, a conntrack table in use.
 //! Everything else that is short slows a ramp or loses packets and is a warning. Exit code 1 where something stops.
 //! Without a target the host is judged for what it carries as it is, so that an untuned machine is not called broken; if
-//! it carries nothing, for a million.
+//! it carries nothing, for a million. All of it for the process as it will be: with `harden`, without the privileges it gives up.
 //! Changes nothing; `scripts/tune` does.
 
 use super::table::{Row, Table, Verdict, grouped};
 use crate::budget::{self, Amount, CoreBudget, HOST_NEEDS, HostNeed};
 use crate::config::Config;
 use crate::server::capacity::{self, Limit, Plan, Refusal, Wanted};
+use crate::sys::harden::{self, CALLS, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::behaviour::{self, Finding};
 use crate::sys::probe::{self, Missing, Needed};
@@ -18,11 +19,12 @@ use std::process::ExitCode;
 
 /// Looks at the host, prints the table, and fails where something stops `connections`.
 pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
-    // Like the server, which raises its soft limit before it makes a ring; a refusal shows in the row for it.
-    let _ = host::raise_nofile();
+    // Like the server, which raises its soft limits before it makes a ring; a refusal shows in the row for it.
+    let _ = (host::raise_nofile(), host::raise_memlock());
     let tried = behaviour::try_all(&HostFacts::read());
     // Read after the trial's connection, so that one that is tracked is counted.
     let facts = HostFacts::read();
+    let facts = if config.harden { facts.hardened() } else { facts };
     let asked = connections.or(config.max_connections);
     let wanted = Wanted { reactors: config.reactors, cores: config.cores.clone(), max_connections: asked };
     let plan = capacity::plan(&facts, &wanted);
@@ -34,6 +36,7 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
     rows.extend(HOST_NEEDS.iter().map(|need| need_row(need, &facts, target)));
     rows.push(hash_row(&facts, target));
     rows.push(port_row(&facts, config.listen.port()));
+    rows.push(harden_row(config.harden.then(harden::rehearse), &facts));
 
     let terminal = std::io::stdout().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -244,6 +247,29 @@ fn port_row(facts: &HostFacts, port: u16) -> Row {
     Row::new(verdict, &format!("port {port}"), found.into(), "outside, or reserved".into(), fix)
 }
 
+/// What the server gives up before it serves; `tried` on a thread, where it is asked for.
+fn harden_row(tried: Option<Result<(), HardenError>>, facts: &HostFacts) -> Row {
+    let (verdict, found, fix) = match tried {
+        Some(Ok(())) => (Verdict::Good, given_up(facts), String::new()),
+        Some(Err(error)) => {
+            let said = error.to_string();
+            let (cause, fix) = said.split_once("\n  fix: ").expect("every error names its fix");
+            (Verdict::Stop, cause.to_owned(), fix.to_owned())
+        }
+        None => (Verdict::Warning, "off: the server keeps all it has".to_owned(), "--harden on".to_owned()),
+    };
+    Row::new(verdict, "hardening", found, "capabilities, exec, new rings given up".to_owned(), fix)
+}
+
+fn given_up(facts: &HostFacts) -> String {
+    let calls: usize = CALLS.iter().map(|group| group.calls.len()).sum();
+    let capabilities = match facts.capabilities.held {
+        0 => "no capabilities to drop".to_owned(),
+        held => format!("drops {held} capabilities"),
+    };
+    format!("{capabilities}, no_new_privs, seccomp: {calls} calls left")
+}
+
 fn limit_text(limit: u64) -> String {
     if limit == host::UNLIMITED { "unlimited".to_owned() } else { grouped(limit) }
 }
@@ -252,6 +278,7 @@ fn limit_text(limit: u64) -> String {
 mod tests {
     use super::*;
     use crate::sys::host::{Capabilities, roomy};
+    use std::io;
 
     fn rows(facts: &HostFacts, target: u64) -> Vec<Row> {
         let plan = capacity::plan(facts, &Wanted { max_connections: Some(target), ..Wanted::default() });
@@ -328,6 +355,22 @@ mod tests {
         assert!(
             row.fix.contains("thash_entries=2097152") && row.fix.contains("tcp_child_ehash_entries=2097152")
         );
+    }
+
+    #[test]
+    fn the_hardening_row_says_what_is_given_up_or_why_not() {
+        let root =
+            HostFacts { capabilities: Capabilities { held: 41, ..Capabilities::default() }, ..roomy() };
+        let row = harden_row(Some(Ok(())), &root);
+        assert!(
+            row.verdict == Verdict::Good && row.found.starts_with("drops 41 capabilities"),
+            "{}",
+            row.found
+        );
+        assert_eq!(harden_row(None, &roomy()).verdict, Verdict::Warning);
+        let refused = HardenError::Capabilities(io::Error::from_raw_os_error(libc::EPERM));
+        let row = harden_row(Some(Err(refused)), &roomy());
+        assert!(row.verdict == Verdict::Stop && row.fix.contains("deploy/seccomp.json"), "{}", row.fix);
     }
 
     #[test]

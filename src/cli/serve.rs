@@ -31,9 +31,10 @@ pub(super) fn run(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot watch for signals: {error}")),
     };
-    let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
+    let (drain_timeout, harden) = (Duration::from_millis(config.drain_timeout_ms), config.harden);
     let server = Server::builder().config(config).hub(|_core| Open);
-    let running = match server.start() {
+    let started = if harden { server.start_hardened() } else { server.start() };
+    let running = match started {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string()),
     };

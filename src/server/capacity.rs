@@ -318,7 +318,7 @@ mod tests {
             nofile_hard: 20_000,
             file_max: Some(2_466_177),
             memory_available_bytes: 24_200_000_000,
-            capabilities: Capabilities { ipc_lock: true, sys_admin: true, sys_resource: false },
+            capabilities: Capabilities { ipc_lock: true, sys_admin: true, sys_resource: false, held: 39 },
             cores: vec![0, 1],
             ..roomy()
         }
@@ -334,6 +334,17 @@ mod tests {
         assert!(plan.budget.descriptors(plan.connections_per_reactor) <= 20_000, "{plan:?}");
         assert_eq!(plan.cores.len(), plan.reactors);
         assert_eq!(plan.cores[..4], [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_hardened_root_still_carries_a_million_there_and_fs_file_max_binds_it() {
+        let hardened = plan(&small_nofile().hardened(), &wanted(Some(1_000_000))).unwrap();
+        assert_eq!(hardened, plan(&small_nofile(), &wanted(Some(1_000_000))).unwrap());
+        assert_eq!(hardened.budget, CoreBudget::for_reactors(hardened.reactors), "rings come before it");
+        let files = HostFacts { file_max: Some(500_000), ..small_nofile() };
+        let stopped_by = |facts: &HostFacts| plan(facts, &wanted(Some(1_000_000))).unwrap().stopped_by;
+        assert_eq!(stopped_by(&files), Limit::Asked, "CAP_SYS_ADMIN lifts it");
+        assert_eq!(stopped_by(&files.hardened()), Limit::FileMax { file_max: 500_000 });
     }
 
     #[test]

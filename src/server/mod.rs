@@ -14,10 +14,11 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::proto::message::Limits;
 use crate::reactor::{Mailbox, Mesh, Options, Reactor, Shared, mesh, ticks};
+use crate::sys::harden::{self, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
 use crate::sys::socket;
-use crate::sys::uring::Uring;
+use crate::sys::uring::{Peers, PreparedRing, Uring};
 use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
 use crossbeam_channel::Sender;
@@ -126,6 +127,8 @@ pub enum StartError {
     Ring(Explanation),
     /// A thread or an eventfd could not be made.
     Resources(io::Error),
+    /// Privileges could not be given up.
+    Harden(HardenError),
 }
 
 impl fmt::Display for StartError {
@@ -151,6 +154,7 @@ impl fmt::Display for StartError {
                     "cannot make a reactor: {error}\n  fix: raise LimitNOFILE and TasksMax, or run fewer reactors"
                 )
             }
+            StartError::Harden(error) => error.fmt(f),
         }
     }
 }
@@ -166,18 +170,42 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
     where
         H::Mail: 'static,
     {
-        // A lower soft limit than allowed would only make the tables smaller.
-        let _ = host::raise_nofile();
+        self.launch(false)
+    }
+
+    /// As [`Server::start`], and gives up the privileges of this process, for good: [`harden::apply`], called when
+    /// everything that needs them is made and before the first thread.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; where privileges cannot be given up, or another thread has been started.
+    pub fn start_hardened(self) -> Result<Running<H::Mail>, StartError>
+    where
+        H::Mail: 'static,
+    {
+        self.launch(true)
+    }
+
+    fn launch(self, hardened: bool) -> Result<Running<H::Mail>, StartError>
+    where
+        H::Mail: 'static,
+    {
+        // Lower soft limits than allowed would only make tables and queues smaller.
+        let _ = (host::raise_nofile(), host::raise_memlock());
         let facts = HostFacts::read();
         let wanted = Wanted {
             reactors: self.config.reactors,
             cores: self.config.cores.clone(),
             max_connections: self.config.max_connections,
         };
-        let plan = capacity::plan(&facts, &wanted).map_err(StartError::Capacity)?;
+        let serving = if hardened { facts.clone().hardened() } else { facts.clone() };
+        let plan = capacity::plan(&serving, &wanted).map_err(StartError::Capacity)?;
         let listeners = listen_all(self.config.listen, plan.reactors)?;
         let address =
             listeners[0].local_addr().map_err(|error| StartError::Listen(self.config.listen, error))?;
+        let rings = prepare_rings(&plan).map_err(|error| cannot_make_ring(&error, &facts, &plan))?;
+        if hardened {
+            harden::apply().map_err(StartError::Harden)?;
+        }
         let options = reactor_options(&self.config, &plan);
         let make = Arc::new(self.make);
         let siblings = Arc::new(AtomicUsize::new(plan.reactors));
@@ -187,10 +215,11 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let wakers: Result<Vec<Waker>, _> = (0..plan.reactors).map(|_| Waker::new()).collect();
         let wakers = wakers.map_err(StartError::Resources)?;
         let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
-        for (index, (listener, mesh)) in listeners.into_iter().zip(ends).enumerate() {
+        for (index, ((listener, ring), mesh)) in listeners.into_iter().zip(rings).zip(ends).enumerate() {
             let waker = wakers[index].clone();
             let shared = Shared { counters: Arc::default(), siblings: Arc::clone(&siblings) };
-            let core = Core { index, cpu: plan.cores[index], listener, options: options.clone(), shared };
+            let options = Options { budget: ring.budget(), ..options.clone() };
+            let core = Core { index, cpu: plan.cores[index], listener, ring, options, shared };
             match core.start(waker, mesh, Arc::clone(&make), say_ready.clone()) {
                 Ok((core, thread)) => {
                     cores.push(core);
@@ -204,8 +233,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         }
         drop(say_ready);
         for error in ready.iter().filter_map(Result::err) {
-            let explanation = probe::explain_setup_error(&error, &facts, Needed::least(plan.reactors));
-            failure = Some(StartError::Ring(explanation));
+            failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
         let running = Running { handle: Handle::new(address, cores), plan, threads };
         match failure {
@@ -231,6 +259,28 @@ fn listen_all(address: SocketAddr, reactors: usize) -> Result<Vec<TcpListener>, 
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
+/// One ring a reactor, with smaller queues where the kernel has no memory for the planned ones, down to the budget's floor.
+fn prepare_rings(plan: &Plan) -> io::Result<Vec<PreparedRing>> {
+    let mut budget = plan.budget;
+    let prepare = |&core: &usize| {
+        loop {
+            let descriptors = budget.descriptors(plan.connections_per_reactor);
+            match (PreparedRing::on_core(core, budget, descriptors, Peers::Accepted), budget.halved()) {
+                (Err(error), Some(half)) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    tracing::warn!(?half, "no memory for a ring: going on with smaller queues");
+                    budget = half;
+                }
+                (ring, _) => return ring,
+            }
+        }
+    };
+    plan.cores.iter().map(prepare).collect()
+}
+
+fn cannot_make_ring(error: &io::Error, facts: &HostFacts, plan: &Plan) -> StartError {
+    StartError::Ring(probe::explain_setup_error(error, facts, Needed::least(plan.reactors)))
+}
+
 fn reactor_options(config: &Config, plan: &Plan) -> Options {
     Options {
         connections_max: plan.connections_per_reactor,
@@ -251,12 +301,13 @@ struct Core {
     index: usize,
     cpu: usize,
     listener: TcpListener,
+    ring: PreparedRing,
     options: Options,
     shared: Shared,
 }
 
 impl Core {
-    /// Starts the thread, which says through `say_ready` how its ring's set-up ended.
+    /// Starts the thread, which says through `say_ready` if it cannot have its ring.
     fn start<H, F>(
         self,
         waker: Waker,
@@ -282,14 +333,14 @@ impl Core {
 
     /// The reactor's thread. A panic or a lost ring leaves connections in an unknown state, so the process ends.
     fn run<H: Handler>(
-        mut self,
+        self,
         make: &impl Fn(usize) -> H,
         mailbox: Mailbox<H::Mail>,
         mesh: Mesh<H::Mail>,
         say_ready: Sender<io::Result<()>>,
     ) {
         core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
-        let ring = match self.set_up_ring(&mailbox.waker) {
+        let ring = match Uring::start(self.ring, Some(self.listener), Some(mailbox.waker.clone())) {
             Ok(ring) => ring,
             Err(error) => {
                 self.shared.siblings.fetch_sub(1, Ordering::AcqRel);
@@ -308,26 +359,6 @@ impl Core {
         };
         eprintln!("megasock: reactor {index} cannot go on: {cause}; the process ends");
         std::process::abort();
-    }
-
-    /// The ring, with smaller queues where the kernel has no memory for the planned ones, down to the budget's floor.
-    fn set_up_ring(&mut self, waker: &Waker) -> io::Result<Uring> {
-        loop {
-            let budget = self.options.budget;
-            let descriptors = budget.descriptors(self.options.connections_max);
-            let listener = self.listener.try_clone()?;
-            match (Uring::new(budget, descriptors, Some(listener), Some(waker.clone())), budget.halved()) {
-                (Err(error), Some(half)) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                    tracing::warn!(
-                        reactor = self.index,
-                        ?half,
-                        "no memory for the ring: trying with smaller queues"
-                    );
-                    self.options.budget = half;
-                }
-                (ring, _) => return ring,
-            }
-        }
     }
 }
 

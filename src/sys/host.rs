@@ -2,7 +2,7 @@
 //!
 //! [`HostFacts`] is a plain struct: the doctor, the capacity plan and the explanations of a failed ring set-up judge it,
 //! and tests make their own. A fact the kernel does not show is `None`, never a guess. Nothing here changes the host
-//! but [`raise_nofile`], and that only for this process and never beyond the hard limit.
+//! but [`raise_nofile`] and [`raise_memlock`], and those only for this process and never beyond the hard limits.
 
 use std::fs;
 use std::io;
@@ -79,6 +79,8 @@ pub struct Capabilities {
     pub sys_admin: bool,
     /// CAP_SYS_RESOURCE: the hard RLIMIT_NOFILE can be raised.
     pub sys_resource: bool,
+    /// How many of all there are.
+    pub held: u32,
 }
 
 /// A control group's memory limit.
@@ -118,6 +120,7 @@ impl HostFacts {
                 ipc_lock: capabilities >> 14 & 1 == 1,
                 sys_admin: capabilities >> 21 & 1 == 1,
                 sys_resource: capabilities >> 24 & 1 == 1,
+                held: capabilities.count_ones(),
             },
             seccomp_filtered: field(&status, "Seccomp:") == "2",
             in_io_uring_group: io_uring_group.is_some_and(|group| in_group(&status, group)),
@@ -162,6 +165,14 @@ impl HostFacts {
         self.cgroup_memory.map_or(u64::MAX, |limit| limit.limit_bytes).min(self.memory_total_bytes)
     }
 
+    /// What binds this process when it has given up its privileges ([`super::harden`]): `fs.file-max` at every accept. Not
+    /// what the kernel asks when a ring is made, for the rings are made before: RLIMIT_MEMLOCK, `kernel.io_uring_disabled`.
+    pub fn hardened(mut self) -> HostFacts {
+        self.capabilities.sys_admin = false;
+        self.capabilities.sys_resource = false;
+        self
+    }
+
     /// RLIMIT_MEMLOCK, in bytes, unless this process is exempt from it.
     pub fn memlock_binding_bytes(&self) -> Option<u64> {
         (!self.capabilities.ipc_lock && self.memlock_bytes != UNLIMITED).then_some(self.memlock_bytes)
@@ -174,19 +185,39 @@ pub fn name() -> String {
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
 
-/// Raises the soft RLIMIT_NOFILE to the hard one; returns both as they are then.
-pub fn raise_nofile() -> io::Result<(u64, u64)> {
+/// Threads of this process; 0 where /proc does not say.
+pub fn threads() -> u64 {
+    field(&text("/proc/self/status"), "Threads:").parse().unwrap_or(0)
+}
+
+/// Raises the soft RLIMIT_NOFILE to the hard one.
+///
+/// # Errors
+/// As setrlimit(2): the hard limit is above `fs.nr_open`.
+pub fn raise_nofile() -> io::Result<()> {
+    raise(libc::RLIMIT_NOFILE)
+}
+
+/// Raises the soft RLIMIT_MEMLOCK to the hard one.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_memlock() -> io::Result<()> {
+    raise(libc::RLIMIT_MEMLOCK)
+}
+
+fn raise(resource: libc::__rlimit_resource_t) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for the kernel to write, and lives across the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is initialised and only read.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::setrlimit(resource, &limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok((limit.rlim_cur, limit.rlim_max))
 }
 
 /// A file's text; empty where there is none, so that each fact in it reads as absent.
@@ -356,9 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_rises_to_the_hard_one() {
-        let (soft, hard) = raise_nofile().unwrap();
-        assert_eq!((soft, hard), (HostFacts::read().nofile_soft, soft));
+    fn soft_limits_rise_to_the_hard_ones() {
+        raise_nofile().unwrap();
+        raise_memlock().unwrap();
+        let facts = HostFacts::read();
+        assert_eq!(facts.nofile_soft, facts.nofile_hard);
+        let (memlock_soft, memlock_hard) = limit(&text("/proc/self/limits"), "Max locked memory");
+        assert_eq!(memlock_soft, memlock_hard);
     }
 
     #[test]

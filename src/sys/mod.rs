@@ -7,6 +7,7 @@
 //! Not a stable interface: public for `bench/c1m`, which parks its connections exactly as the server does.
 
 mod enter;
+pub mod harden;
 pub mod host;
 pub mod memory;
 pub mod probe;

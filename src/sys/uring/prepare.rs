@@ -68,6 +68,24 @@ impl PreparedRing {
         Ok(PreparedRing { ring, budget })
     }
 
+    /// As [`PreparedRing::new`], on the core of the thread that will own it: its queues and its table then lie in the memory
+    /// next to that core. Where this process may not run there, they lie anywhere.
+    ///
+    /// # Errors
+    /// As [`PreparedRing::new`].
+    pub fn on_core(
+        core: usize,
+        budget: CoreBudget,
+        descriptors: u32,
+        peers: Peers,
+    ) -> io::Result<PreparedRing> {
+        let Some(before) = affinity() else { return PreparedRing::new(budget, descriptors, peers) };
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        let prepared = PreparedRing::new(budget, descriptors, peers);
+        set_affinity(&before);
+        prepared
+    }
+
     /// The queues it was made with.
     pub fn budget(&self) -> CoreBudget {
         self.budget
@@ -84,6 +102,20 @@ fn restrict(ring: &IoUring, peers: Peers) -> io::Result<()> {
     let mut restrictions: Vec<Restriction> = operations.map(|code| Restriction::sqe_op(*code)).collect();
     restrictions.push(Restriction::sqe_flags_allowed(flags_for(peers).bits()));
     ring.submitter().register_restrictions(&mut restrictions)
+}
+
+/// The cores the calling thread may run on; `None` where there are more than the C library's set holds.
+fn affinity() -> Option<libc::cpu_set_t> {
+    // SAFETY: the set is plain data for which zeroes are valid, and the kernel writes at most its size.
+    unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        (libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut cores) == 0).then_some(cores)
+    }
+}
+
+fn set_affinity(cores: &libc::cpu_set_t) {
+    // SAFETY: the kernel only reads the set. What it was before is allowed still.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cores) };
 }
 
 #[cfg(test)]
@@ -139,6 +171,18 @@ mod tests {
         submitter.register_enable_rings().unwrap();
         let refused = submitter.register_personality().unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn to_be_made_on_a_core_leaves_the_thread_where_it_was() {
+        let cores = || {
+            let set = affinity().unwrap();
+            // SAFETY: the index is below the number of bits in the set.
+            (0..1024).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect::<Vec<_>>()
+        };
+        let before = cores();
+        PreparedRing::on_core(before[0], FLOOR, 4, Peers::Accepted).unwrap();
+        assert_eq!(cores(), before);
     }
 
     #[test]
