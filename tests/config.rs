@@ -1,8 +1,10 @@
 //! One table of options: file, variables, flags, help and page agree, and every mistake is reported at once.
 
 use megasock::config::{self, Config, LogFormat, NAMESPACE_OPTIONS, OPTIONS, Origin, Sources};
+use megasock::hub::token::{Algorithm, Keys};
 use megasock::hub::{Namespaces, Publishers, Settings, SlowConsumer};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -63,7 +65,7 @@ fn the_defaults_are_those_documented() {
     assert_eq!((config.echo, config.log.as_str(), config.log_format), (true, "info", LogFormat::Text));
     assert_eq!((config.slow_consumer_budget_bytes, config.history_bytes_per_core), (None, 64 << 20));
     assert_eq!((config.max_topics_per_connection, config.server_id, config.production), (128, None, false));
-    assert_eq!(config.namespaces, Namespaces::default());
+    assert_eq!((config.namespaces, config.keys), (Namespaces::default(), Keys::default()));
 }
 
 #[test]
@@ -229,7 +231,7 @@ fn every_mistake_in_a_namespace_says_where_and_what_to_write() {
         r#"namespace."scores:*".publishers (FILE): is a table or a date; write anyone, subscribers, users or server"#,
         r#"namespace."scores:*".ping_interval (FILE): is no option of a namespace; it is the whole server's: write it above the first table of the file"#,
         r#"namespace."scores:*".colour (FILE): is no option of a namespace; docs/config.md lists all options"#,
-        r#"namespace."chat".private (FILE): is no option of a namespace; a dot in a pattern needs quotes, such as [namespace."scores.*"]"#,
+        r#"namespace."chat".private (FILE): is no option of a namespace; a dot in it needs quotes, such as [namespace."scores.*"]"#,
         r#"namespaces (FILE): is a table or a date; write tables in the TOML file such as [namespace."scores:*"]"#,
     ];
     let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -242,7 +244,7 @@ fn every_mistake_in_a_namespace_says_where_and_what_to_write() {
 #[test]
 fn every_option_of_a_namespace_takes_its_defaults_and_refuses_nonsense() {
     for option in NAMESPACE_OPTIONS {
-        for (pattern, default) in [("*", option.default), ("room:*", option.default_room)] {
+        for (pattern, default) in ["*", "room:*"].into_iter().zip(option.defaults.iter().copied()) {
             let good = format!("[namespace.{pattern:?}]\n{} = {default:?}\n", option.name);
             let namespaces = load_file(option.name, &good).unwrap().namespaces;
             let name = pattern.replace('*', "x");
@@ -291,6 +293,176 @@ fn namespaces_are_no_flags_and_no_variables() {
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
+}
+
+/// A folder with the files of keys, gone with the test.
+struct Keyring(PathBuf);
+
+impl Keyring {
+    fn new(test: &str) -> Keyring {
+        let folder = std::env::temp_dir().join(format!("megasock-keys-{test}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Keyring(folder)
+    }
+
+    /// Puts a file there.
+    fn put(&self, name: &str, bytes: &[u8], mode: u32) {
+        fs::write(self.0.join(name), bytes).unwrap();
+        fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Reads a config file of this text from there.
+    fn load(&self, text: &str) -> Result<Config, String> {
+        self.put("megasock.toml", text.as_bytes(), 0o644);
+        let sources = Sources { file: Some(self.0.join("megasock.toml")), ..Sources::default() };
+        Config::load(&sources).map_err(|errors| errors.to_string().replace(self.0.to_str().unwrap(), "DIR"))
+    }
+}
+
+impl Drop for Keyring {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const SECRET: &[u8] = b"a secret of thirty-two bytes, or so";
+
+/// Test-only public keys, whose private halves were thrown away.
+const EC_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEi+/G6AUL4EkvdFfBRde1p+GTM0mT
+BBoYSoqJECv37Ll5jlQVSpRtVzx+VACQOl7eq7aw8WOkWFTNPvveqTT5zw==
+-----END PUBLIC KEY-----
+";
+const ED_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAnOv2GVCFpSdwszNDntk1T+Xj/yDs7T8KJNPIuwO/VCI=
+-----END PUBLIC KEY-----
+";
+
+#[test]
+fn keys_are_read_from_files_beside_the_config() {
+    let keyring = Keyring::new("good");
+    keyring.put("secret", &[SECRET, b"\r\n"].concat(), 0o640);
+    keyring.put("ec.pem", EC_PUBLIC.as_bytes(), 0o644);
+    keyring.put("ed.pem", ED_PUBLIC.as_bytes(), 0o644);
+    let absolute = keyring.0.join("ed.pem");
+    let config = keyring.load(&format!(
+        "token_issuer = \"https://id.example\"\ntoken_audience = \"chat\"\n\
+         [key.\"2026-10\"]\nalgorithm = \"ES256\"\nfile = \"ec.pem\"\n\
+         [key.shared]\nalgorithm = \"HS256\"\nfile = \"secret\"\n\
+         [key.ed]\nalgorithm = \"EdDSA\"\nfile = {absolute:?}\n"
+    ));
+    let mut expected = Keys::default();
+    expected.add("2026-10", Algorithm::Es256, EC_PUBLIC.as_bytes()).unwrap();
+    expected.add("ed", Algorithm::EdDsa, ED_PUBLIC.as_bytes()).unwrap();
+    expected.add("shared", Algorithm::Hs256, SECRET).unwrap();
+    expected.require(Some("https://id.example".into()), Some("chat".into()));
+    let config = config.unwrap();
+    assert_eq!(config.keys, expected);
+    assert!(!format!("{config:?}").contains("secret of"));
+}
+
+#[test]
+fn every_mistake_in_a_key_says_where_and_what_to_do() {
+    let keyring = Keyring::new("bad");
+    keyring.put("open", SECRET, 0o604);
+    keyring.put("short", b"short\n", 0o600);
+    keyring.put("ec.pem", EC_PUBLIC.as_bytes(), 0o644);
+    keyring.put("ec-600.pem", EC_PUBLIC.as_bytes(), 0o600);
+    keyring.put("private.pem", EC_PUBLIC.replace("PUBLIC", "PRIVATE").as_bytes(), 0o600);
+    keyring.put("large", &[b'a'; 70_000], 0o600);
+    let table = |name: &str, algorithm: &str, file: &str| {
+        format!("[key.{name}]\nalgorithm = \"{algorithm}\"\nfile = \"{file}\"\n")
+    };
+    let file = [
+        "algorithm = \"HS256\"\n[key]\nfile = \"x\"\nold = 1\n[key.nothing]\n".to_owned(),
+        "[key.typed]\nalgoritm = \"HS256\"\nfile = \"\"\nlisten = \"x\"\n".to_owned(),
+        "[key.a.b]\nalgorithm = \"HS256\"\n[keys.x]\nfile = \"x\"\n".to_owned(),
+        table("unknown", "HS512", "open"),
+        table("open", "HS256", "open"),
+        table("short", "HS256", "short"),
+        table("pem", "HS256", "ec-600.pem"),
+        table("private", "ES256", "private.pem"),
+        table("other", "RS256", "ec.pem"),
+        table("large", "HS256", "large"),
+        table("folder", "HS256", "."),
+        table("gone", "EdDSA", "gone.pem"),
+    ];
+    let text = keyring.load(&file.concat()).unwrap_err().replace("DIR/megasock.toml", "FILE");
+    let mut expected = [
+        r#"algorithm (FILE): is no option; write algorithm in the TOML file, below the name of its key, such as [key."2026-10"]"#,
+        r#"key.file (FILE): is no table; write it below the name of its key, such as [key."2026-10"]"#,
+        r#"key.old (FILE): is no table; write tables in the TOML file such as [key."2026-10"]"#,
+        r#"key."nothing".algorithm (FILE): is missing; write HS256, RS256, ES256 or EdDSA"#,
+        r#"key."nothing".file (FILE): is missing; write the path of a file"#,
+        r#"key."typed".algorithm (FILE): is missing; write HS256, RS256, ES256 or EdDSA"#,
+        r#"key."typed".algoritm (FILE): is no option of a key; did you mean algorithm?"#,
+        r#"key."typed".file (FILE): "" is empty; write the path of a file"#,
+        r#"key."typed".listen (FILE): is no option of a key; it is the whole server's: write it above the first table of the file"#,
+        r#"key."a".algorithm (FILE): is missing; write HS256, RS256, ES256 or EdDSA"#,
+        r#"key."a".file (FILE): is missing; write the path of a file"#,
+        r#"key."a".b (FILE): is no option of a key; a dot in it needs quotes, such as [key."2026.10"]"#,
+        r#"keys (FILE): is a table or a date; write tables in the TOML file such as [key."2026-10"]"#,
+        r#"key."unknown".algorithm (FILE): "HS512" is no algorithm of tokens; write HS256, RS256, ES256 or EdDSA"#,
+        r#"key."open".file (FILE): DIR/open has the mode 0604: everybody on this host can read the secret; chmod o= DIR/open"#,
+        r#"key."short".file (FILE): DIR/short holds a secret of fewer than 32 bytes; make one that nobody can guess: megasock token --new-key FILE"#,
+        r#"key."pem".file (FILE): DIR/ec-600.pem holds a key in PEM, which is no secret; write the algorithm of that key, or name the file of the secret"#,
+        r#"key."private".file (FILE): DIR/private.pem holds a private key; this server needs the public half alone; keep it where tokens are made, and name its public half: openssl pkey -in DIR/private.pem -pubout"#,
+        r#"key."other".file (FILE): DIR/ec.pem holds no public key for RS256 in PEM; name a file with -----BEGIN PUBLIC KEY-----, or write the algorithm of the key in it"#,
+        r#"key."large".file (FILE): DIR/large is no file of at most 64 KiB; name the file the key is in"#,
+        r#"key."folder".file (FILE): DIR/. is no file of at most 64 KiB; name the file the key is in"#,
+        r#"key."gone".file (FILE): DIR/gone.pem cannot be read: No such file or directory (os error 2); name a file that the server's user can read; megasock token --new-key FILE makes a secret"#,
+    ];
+    let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert_eq!(lines.remove(0), "22 options are wrong:");
+    lines.sort();
+    expected.sort();
+    assert_eq!(lines, expected);
+    assert!(!text.contains("thirty-two") && !text.contains("short\n"));
+}
+
+#[test]
+fn production_wants_keys_origins_and_limits() {
+    let load = |flags: &[(&str, &str)]| {
+        let sources = Sources { flags: pairs(flags), ..Sources::default() };
+        Config::load(&sources).map_err(|errors| errors.to_string())
+    };
+    let text = load(&[("production", "on")]).unwrap_err();
+    for part in [
+        "2 options are wrong:",
+        "--production (command line): is on, but there is no key to verify tokens with; write [key.\"2026-10\"] with its \
+         algorithm and file in the TOML file (megasock token --new-key FILE makes one), or anonymous = \"on\" to let",
+        "--production (command line): is on, but origins is any; set origins to origins such as https://app.example.com",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+
+    let enough = [("production", "on"), ("origins", "https://app.example.com"), ("anonymous", "on")];
+    assert!(load(&enough).is_ok(), "who says that everybody may come in means it");
+    for limit in [
+        "max_connections_per_address",
+        "max_connections_per_user",
+        "accept_rate_per_address",
+        "accept_rate",
+        "message_rate",
+        "byte_rate",
+    ] {
+        let text = load(&[&enough[..], &[(limit, "off")]].concat()).unwrap_err();
+        assert!(text.contains(&format!("is on, but {limit} is off; set {limit} to a ")), "{text}");
+        assert!(load(&[(limit, "off")]).is_ok(), "development may do without");
+    }
+
+    // Where production is written is where its wants are told; a key that is wrong is one mistake, not two.
+    let keyring = Keyring::new("production");
+    keyring.put("secret", SECRET, 0o600);
+    let key = "[key.k]\nalgorithm = \"HS256\"\nfile = \"secret\"\n";
+    let text = keyring.load(&format!("production = true\n{key}")).unwrap_err();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("production (DIR/megasock.toml): is on, but origins is any"), "{text}");
+    let origins = "production = true\norigins = [\"https://app.example.com\"]\n";
+    assert!(keyring.load(&format!("{origins}{key}")).is_ok());
+    keyring.put("secret", b"short", 0o600);
+    let text = keyring.load(&format!("{origins}{key}")).unwrap_err();
+    assert!(text.lines().count() == 2 && text.contains("fewer than 32 bytes"), "{text}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! `docs/config.md`, made from the tables.
 
-use super::{NAMESPACE_OPTIONS, OPTIONS};
+use super::{KEY_OPTIONS, NAMESPACE_OPTIONS, OPTIONS};
 use std::fmt::Write;
 
 const HEAD: &str = "\
 # Options
 
-This page is made from the tables in `src/config/mod.rs` and `src/config/namespace.rs`; a test keeps it equal to them
+This page is made from the tables in `src/config/mod.rs`, `namespace.rs` and `key.rs`; a test keeps it equal to them
 (`UPDATE_DOCS=1 cargo test --test config` writes it anew).
 
 Each option has three spellings: a key in the TOML file named by `--config FILE` or `MEGASOCK_CONFIG`, a variable
@@ -22,6 +22,11 @@ max_message_bytes = \"64KiB\"
 
 | key | default | a value is | what it does |
 |---|---|---|---|
+";
+
+const PRODUCTION: &str = "
+With `production = \"on\"` the server does not start without a key or `anonymous = \"on\"`, without `origins`, or with a
+limit that is `off`.
 ";
 
 const NAMESPACES: &str = "
@@ -48,6 +53,25 @@ shorter ones say. `[namespace.\"*\"]` alone is more: it changes these defaults f
 |---|---|---|---|---|
 ";
 
+const KEYS: &str = "
+# Keys
+
+What tokens are verified with, in the TOML file alone; [tokens.md](tokens.md) tells what a token is.
+
+```toml
+[key.\"2026-10\"]
+algorithm = \"ES256\"
+file = \"/etc/megasock/2026-10.pem\"
+```
+
+A token's `kid` says which key it is signed with; where there is one key alone, it may be left out. A secret (HS256) that
+everybody on the host can read is refused, and so is a private key: its public half is enough here.
+`megasock token --new-key FILE` makes a secret and prints the lines that name it.
+
+| key | a value is | what it does |
+|---|---|---|
+";
+
 /// The page that documents every option.
 pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
@@ -56,10 +80,17 @@ pub fn markdown() -> String {
         writeln!(page, "| `{name}` | `{default}` | {} | {} |", option.written, option.doc)
             .expect("a String takes everything");
     }
+    page.push_str(PRODUCTION);
     page.push_str(NAMESPACES);
     for option in NAMESPACE_OPTIONS {
-        let (name, default, room) = (option.name, option.default, option.default_room);
-        writeln!(page, "| `{name}` | `{default}` | `{room}` | {} | {} |", option.written, option.doc)
+        let defaults: Vec<String> = option.defaults.iter().map(|default| format!("`{default}`")).collect();
+        let defaults = defaults.join(" | ");
+        writeln!(page, "| `{}` | {defaults} | {} | {} |", option.name, option.written, option.doc)
+            .expect("a String takes everything");
+    }
+    page.push_str(KEYS);
+    for option in KEY_OPTIONS {
+        writeln!(page, "| `{}` | {} | {} |", option.name, option.written, option.doc)
             .expect("a String takes everything");
     }
     page

@@ -1,6 +1,7 @@
 //! Reads the options from file, environment and flags, lowest first, and collects every mistake on the way.
 
-use super::namespace::{self, namespace_option_named};
+use super::key::KEYS;
+use super::namespace::NAMESPACES;
 use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,8 @@ impl Config {
     /// assert_eq!((config.ping_interval_ms, config.listen.port()), (None, 9000));
     /// ```
     pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
-        let mut loading = Loading { config: Config::default(), errors: Vec::new() };
+        let mut loading =
+            Loading { config: Config::default(), errors: Vec::new(), production: None, names_keys: false };
         if let Some(path) = &sources.file {
             loading.file(path);
         }
@@ -39,12 +41,17 @@ impl Config {
             let flag = format!("--{}", name.replace('_', "-"));
             loading.set(name, value, &flag, Origin::Flag);
         }
+        loading.settle();
         if loading.errors.is_empty() { Ok(loading.config) } else { Err(ConfigErrors(loading.errors)) }
     }
 }
 
 pub(super) struct Loading {
     pub(super) config: Config,
+    /// How and where `production` was written, if it was.
+    pub(super) production: Option<(String, Origin)>,
+    /// The file has a key, though perhaps not one to use.
+    pub(super) names_keys: bool,
     errors: Vec<ConfigError>,
 }
 
@@ -60,17 +67,18 @@ impl Loading {
                 Err(error) => {
                     let problem = format!("is not TOML:\n{}", error.to_string().trim_end());
                     let fix = match problem.contains("[namespace.") {
-                        true => "a pattern stands in quotes, such as [namespace.\"scores:*\"]",
-                        false => "mend it there",
+                        true => format!("a pattern stands in quotes, such as {}", NAMESPACES.example),
+                        false => "mend it there".to_owned(),
                     };
-                    return self.refuse("", origin, problem, fix.into());
+                    return self.refuse("", origin, problem, fix);
                 }
                 Ok(table) => table,
             },
         };
         for (key, value) in &table {
             match written(value) {
-                _ if key == namespace::KEY => self.namespaces(value, &origin),
+                _ if key == NAMESPACES.key => self.namespaces(value, &origin),
+                _ if key == KEYS.key => self.keys(value, &origin),
                 Some(text) => self.set(key, &text, key, origin.clone()),
                 None => self.refuse(key, origin.clone(), "is a table or a date".into(), wanted(key)),
             }
@@ -91,6 +99,9 @@ impl Loading {
         let Some(option) = option_named(name) else {
             return self.refuse(spelled, origin, "is no option".into(), wanted(name));
         };
+        if option.name == "production" {
+            self.production = Some((spelled.to_owned(), origin.clone()));
+        }
         if let Err(problem) = (option.set)(&mut self.config, value.trim()) {
             self.refuse(spelled, origin, format!("{value:?} {problem}"), wanted(name));
         }
@@ -146,7 +157,7 @@ pub fn suggestion(name: &str) -> Option<&'static str> {
     }
 }
 
-/// What to write in the file for a name that is of no flag, no variable and no key outside the namespaces.
+/// What to write in the file for a name that is of no flag, no variable and no key outside the tables.
 ///
 /// ```
 /// assert!(megasock::config::file_only("slow-consumer").unwrap().starts_with("write slow_consumer in the TOML file"));
@@ -154,13 +165,7 @@ pub fn suggestion(name: &str) -> Option<&'static str> {
 /// ```
 pub fn file_only(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace('-', "_");
-    match name.as_str() {
-        namespace::KEY | "namespaces" => Some(namespace::TABLE.to_owned()),
-        _ => namespace_option_named(&name).map(|option| {
-            let name = option.name;
-            format!("write {name} in the TOML file, below the topics it is for: [namespace.\"*\"] is all")
-        }),
-    }
+    NAMESPACES.file_only(&name).or_else(|| KEYS.file_only(&name))
 }
 
 /// The one of `names` that `name` was probably meant to be.

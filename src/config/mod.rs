@@ -5,25 +5,31 @@
 //! the default. Every mistake in all of them is found before any is reported, each with where it came from and what to
 //! write instead.
 //!
-//! Settings of topics have a second table, [`NAMESPACE_OPTIONS`], whose rows stand in the TOML file alone, below the
-//! pattern of the topics they are for.
+//! Settings of topics and of keys have tables of their own, [`NAMESPACE_OPTIONS`] and [`KEY_OPTIONS`], whose rows stand in
+//! the TOML file alone, below the pattern of the topics or the name of the key they are for.
 //!
 //! Nothing here looks at the host or starts anything; lower layers never see a `Config`, each takes its own small
 //! struct.
 
 mod document;
 mod error;
+mod key;
 mod load;
 mod namespace;
+mod production;
+mod rows;
 mod value;
 
 pub use document::markdown;
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use key::{KEY_OPTIONS, KeyFile};
 pub use load::{Sources, file_only, option_named, suggestion};
-pub use namespace::{NAMESPACE_OPTIONS, NamespaceOption};
+pub use namespace::NAMESPACE_OPTIONS;
+pub use rows::Row;
 pub use value::LogFormat;
 
 use crate::hub::Namespaces;
+use crate::hub::token::Keys;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
@@ -65,6 +71,9 @@ macro_rules! options {
             $(#[doc = $doc] pub $field: $type,)+
             /// Settings of topics by the pattern of their names.
             pub namespaces: Namespaces,
+            /// What tokens are verified with. [`Config::load`] tells them `token_issuer` and `token_audience`; who makes
+            /// a `Config` in another way calls [`Keys::require`].
+            pub keys: Keys,
         }
 
         /// Every option, in the order of the documentation.
@@ -85,6 +94,7 @@ macro_rules! options {
                 Config {
                     $($field: (value::$kind.parse)($default).expect("defaults are checked by a test"),)+
                     namespaces: Namespaces::default(),
+                    keys: Keys::default(),
                 }
             }
         }
