@@ -184,7 +184,8 @@ class Link {
       this.#socket = socket;
       socket.onmessage = ({ data }) => this.#handleMessage(data);
       socket.onclose = ({ code, reason }) => this.end(code, reason);
-      socket.onerror = () => {}; // a close follows, and says more
+      // A close follows and says more, but for Node 20 when the handshake fails: there it never comes.
+      socket.onerror = ({ message }) => { if (this.#heardAt === undefined) this.end(1006, message ?? ""); };
     } catch (error) {
       this.fail(error);
       this.end(1006, String(error));
