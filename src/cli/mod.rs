@@ -7,6 +7,7 @@
 mod doctor;
 mod serve;
 mod table;
+mod token;
 
 use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources, file_only, suggestion};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -29,6 +30,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(stop.exit_code() as u8);
         }
     };
+    if let Some(("token", token)) = matches.subcommand()
+        && mistyped.is_empty()
+        && let Some(done) = token::makes_key(token)
+    {
+        return done;
+    }
     let config = match load(&matches, mistyped) {
         Ok(config) => config,
         Err(errors) => {
@@ -38,6 +45,7 @@ pub fn main() -> ExitCode {
     };
     match matches.subcommand() {
         Some(("doctor", doctor)) => doctor::run(&config, doctor.get_one("connections").copied()),
+        Some(("token", token)) => token::run(&config, token),
         _ => serve::run(config),
     }
 }
@@ -77,6 +85,7 @@ fn command() -> Command {
                 .about("Check this host: what was found, what is needed, the command that mends it")
                 .arg(connections),
         )
+        .subcommand(token::command())
         .disable_help_subcommand(true)
         .args_override_self(true)
         .arg(file)

@@ -2,7 +2,7 @@
 
 use super::key::KEYS;
 use super::namespace::NAMESPACES;
-use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin};
+use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin, value};
 use std::path::{Path, PathBuf};
 
 /// Everything a configuration is read from.
@@ -125,6 +125,19 @@ pub(super) fn written(value: &toml::Value) -> Option<String> {
         }
         toml::Value::Table(_) | toml::Value::Datetime(_) => None,
     }
+}
+
+/// Reads a time as options are written.
+///
+/// ```
+/// assert_eq!(megasock::config::duration_ms("5m"), Ok(300_000));
+/// assert!(megasock::config::duration_ms("5").unwrap_err().starts_with("has no unit; write a time with its unit"));
+/// ```
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn duration_ms(text: &str) -> Result<u64, String> {
+    (value::DURATION.parse)(text).map_err(|problem| format!("{problem}; write {}", value::DURATION.written))
 }
 
 /// What to write for `name`: a value of its kind, or the option it was probably meant to be.

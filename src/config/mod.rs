@@ -23,7 +23,7 @@ mod value;
 pub use document::markdown;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use key::{KEY_OPTIONS, KeyFile};
-pub use load::{Sources, file_only, option_named, suggestion};
+pub use load::{Sources, duration_ms, file_only, option_named, suggestion};
 pub use namespace::NAMESPACE_OPTIONS;
 pub use rows::Row;
 pub use value::LogFormat;
