@@ -64,7 +64,12 @@ class Peer extends EventEmitter {
       if (this.#rest.length < end) return;
       const mask = this.#rest.subarray(start - 4, start);
       const payload = this.#rest.subarray(start, end).map((byte, at) => byte ^ mask[at % 4]);
-      if ((this.#rest[0] & 15) === TEXT) this.emit("frame", JSON.parse(Buffer.from(payload).toString()));
+      const opcode = this.#rest[0] & 15;
+      if (opcode === TEXT) this.emit("frame", JSON.parse(Buffer.from(payload).toString()));
+      if (opcode === CLOSE) {
+        this.#write(CLOSE, payload);
+        this.socket.end();
+      }
       this.#rest = this.#rest.subarray(end);
     }
   }

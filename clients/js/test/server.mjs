@@ -54,6 +54,18 @@ export class Server {
     });
   }
 
+  // On the same port again. The kernel takes a ring apart after its process has gone, and the listener with it.
+  async startAgain() {
+    const deadline = Date.now() + START_MS_MAX;
+    for (;;) {
+      try {
+        return await this.start();
+      } catch (error) {
+        if (!/already in use/.test(error.message) || Date.now() > deadline) throw error;
+      }
+    }
+  }
+
   // Stopped as a service manager does it.
   async stop() {
     if (this.process.exitCode !== null) return;
@@ -61,14 +73,10 @@ export class Server {
     const [status] = await this.exited;
     if (status !== 0) throw new Error(`the server ended with ${status}: ${this.said.slice(-10).join("\n")}`);
   }
-
-  async restart() {
-    await this.stop();
-    await this.start();
-  }
 }
 
-// Stands between client and server, and cuts or goes silent when told. What a client sends is an event, "up".
+// Stands between client and server, and cuts or goes silent when told. A text a client sends is an event,
+// "up"; what its WebSocket answers to pings is none.
 export class Proxy extends EventEmitter {
   static async before(server) {
     const proxy = Object.assign(new Proxy(), { pairs: new Set(), server, accepts: true, accepted: 0 });
@@ -86,7 +94,7 @@ export class Proxy extends EventEmitter {
     const pair = { near, far };
     this.pairs.add(pair);
     near.pipe(far).pipe(near);
-    near.on("data", () => this.emit("up"));
+    near.on("data", bytes => bytes[0] === 0x81 && this.emit("up"));
     for (const socket of [near, far]) {
       socket.on("error", () => {}).on("close", () => {
         near.destroy();

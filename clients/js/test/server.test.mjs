@@ -177,9 +177,11 @@ test("more subscriptions than a burst come back, all of them", async t => {
 
 test("a connection that is there but dead is left", async t => {
   const quick = await Server.start("--ping-interval", "300ms");
-  t.after(() => quick.stop());
   const proxy = await Proxy.before(quick);
-  t.after(() => proxy.close());
+  t.after(() => {
+    proxy.close();
+    return quick.stop();
+  });
   const bob = arrive(t, "bob", { url: proxy.url, pingSlackMs: 200, pongTimeoutMs: 300 });
   assert.equal((await bob.opened()).pingInterval, 300);
   // Alive and silent, it is kept: when it is asked the third time, it has answered twice.
@@ -207,7 +209,7 @@ test("a restart of the server: everybody is back, and what is lost is said", asy
   for (const { code } of await Promise.all(waiting)) assert.ok([1001, 1012].includes(code), String(code));
   const queued = ann.publish(channel, 2);
   const back = [event(scores, "subscribed"), event(lobby, "subscribed")];
-  await own.start();
+  await own.startAgain();
   assert.deepEqual((await Promise.all(back)).map(({ again }) => again), [true, true]);
   await queued;
   await ann.publish(channel, 3);
@@ -228,6 +230,6 @@ test("a kill of the server: the same, without a word", async t => {
   assert.equal((await waiting).code, 1006);
   const back = event(scores, "subscribed");
   await own.exited;
-  await own.start();
+  await own.startAgain();
   assert.equal((await back).again, true);
 });
