@@ -193,6 +193,29 @@ fn the_seccomp_profile_for_containers_lets_the_doctor_find_nothing_missing() {
 }
 
 #[test]
+fn the_doctor_says_what_the_server_gives_up_and_what_keeps_it_from_that() {
+    let _alone = alone();
+    let doctor = |harden: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["doctor", "--connections", "1000", "--harden", harden]);
+        command
+    };
+    let given_up = run(doctor("on"));
+    assert!(
+        given_up.status.success() && given_up.text.contains("no_new_privs, seccomp: "),
+        "{}",
+        given_up.text
+    );
+    let kept = run(doctor("off"));
+    assert!(kept.status.success() && kept.text.contains("off: the server keeps all it has"), "{}", kept.text);
+    let refused = under(vec![refuse(libc::EPERM, &["capset"])], doctor("on"));
+    assert_explained(
+        &refused,
+        &["STOP", "cannot give up capabilities", "deploy/seccomp.json", "--harden off"],
+    );
+}
+
+#[test]
 fn too_few_descriptors_are_named_with_the_line_of_the_unit() {
     let _alone = alone();
     for arguments in COMMANDS {

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 const SYSCTL: &str = include_str!("../sysctl/60-megasock.conf");
 const LIMITS: &str = include_str!("../limits/60-megasock.conf");
 const UNIT_LIMITS: &str = include_str!("../deploy/systemd-limits.conf");
+const UNIT: &str = include_str!("../deploy/systemd/megasock.service");
 const SECCOMP: &str = include_str!("../deploy/seccomp.json");
 
 /// Each setting of a file of `key = value`, with the comment above it.
@@ -72,6 +73,9 @@ fn the_limits_are_the_budgets() {
     assert_eq!(unit["LimitNOFILE"].0, nofile);
     assert_eq!(unit["LimitMEMLOCK"].0, format!("{}M", budget::MEMLOCK_BYTES >> 20));
     assert!(unit.values().all(|(_, why)| !why.is_empty()));
+    for limit in ["LimitNOFILE", "LimitMEMLOCK"] {
+        assert_eq!(settings(UNIT)[limit].0, unit[limit].0, "the unit and the drop-in");
+    }
     assert!(budget::NOFILE_LINES.contains(&format!("LimitNOFILE={nofile}")));
     assert!(budget::NOFILE_LINES.contains(&format!("ulimit -n {nofile}")));
     assert!(budget::MEMLOCK_LINES.contains(&format!("ulimit -l {memlock_kib}")));
@@ -94,6 +98,7 @@ fn messages_point_at_files_that_exist() {
         "deploy/systemd-limits.conf",
         "deploy/systemd-io-uring.conf",
         "deploy/seccomp.json",
+        "deploy/systemd/megasock.service",
         "limits/60-megasock.conf",
         "scripts/tune",
         "docs/operating.md",
@@ -102,6 +107,53 @@ fn messages_point_at_files_that_exist() {
     for file in named {
         assert!(root.join(file).is_file(), "{file}");
     }
+}
+
+/// Of 10: what `systemd-analyze` says a process in this unit could still do to the host.
+const EXPOSURE_MAX: f64 = 2.0;
+
+#[test]
+fn the_unit_exposes_little() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/megasock.service");
+    let analysed = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze, of the package systemd");
+    let said = String::from_utf8_lossy(&analysed.stdout);
+    let (_, level) =
+        said.split_once("exposure level for megasock.service: ").unwrap_or_else(|| panic!("{said}"));
+    let exposure: f64 = level.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(exposure > 0.0 && exposure <= EXPOSURE_MAX, "{said}");
+}
+
+#[test]
+fn the_unit_gives_a_drain_the_time_it_takes_and_stops_by_a_signal_that_drains() {
+    let unit = settings(UNIT);
+    let stop_ms = unit["TimeoutStopSec"].0.parse::<u64>().unwrap() * 1_000;
+    assert!(stop_ms > megasock::config::Config::default().drain_timeout_ms);
+    assert_eq!(unit["KillSignal"].0, "SIGTERM");
+}
+
+#[test]
+fn the_units_command_line_is_one_the_binary_takes() {
+    let file = std::env::temp_dir().join(format!("megasock-unit-{}.toml", std::process::id()));
+    fs::write(&file, "listen = \"127.0.0.1:0\"\n").unwrap();
+    let settings = settings(UNIT);
+    let mut words = settings["ExecStart"].0.split(' ').skip(1);
+    assert_eq!(words.next(), Some("serve"));
+    let mut arguments: Vec<String> = words.map(str::to_owned).collect();
+    let config = arguments.iter().position(|word| word == "--config").expect("a configuration") + 1;
+    assert!(arguments[config].starts_with("/etc/megasock/"), "below ConfigurationDirectory=");
+    arguments[config] = file.display().to_string();
+    // The doctor takes all options that serve takes, judges the host, and starts nothing.
+    let ended = Command::new(env!("CARGO_BIN_EXE_megasock"))
+        .args(["doctor", "--connections", "10"])
+        .args(&arguments)
+        .output()
+        .unwrap();
+    fs::remove_file(file).unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
 #[test]

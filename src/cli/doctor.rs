@@ -154,7 +154,7 @@ fn memlock_row(facts: &HostFacts, plan: &Plan) -> Row {
     let full = CoreBudget::for_reactors(plan.reactors).locked_bytes() * reactors;
     let floor = Needed::least(plan.reactors).locked_bytes;
     let (verdict, found) = match facts.memlock_binding_bytes() {
-        None => (Verdict::Good, "does not bind (CAP_IPC_LOCK or unlimited)".to_owned()),
+        None => (Verdict::Good, "does not bind: unlimited, or CAP_IPC_LOCK while rings are made".to_owned()),
         Some(limit) if limit >= full => (Verdict::Good, kib(limit)),
         Some(limit) if limit >= floor || probe::floor_fits(plan.reactors) => (Verdict::Warning, kib(limit)),
         Some(limit) => (Verdict::Stop, kib(limit)),

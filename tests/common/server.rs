@@ -152,7 +152,8 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
-    fn proc(&self, file: &str) -> String {
+    /// The path of a file the kernel shows of it.
+    pub(crate) fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.child.id())
     }
 
