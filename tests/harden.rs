@@ -10,11 +10,15 @@ use common::PATIENCE;
 use common::frames::{BINARY, TEXT};
 use common::server::Server;
 use megasock::sys::harden::CALLS;
+use megasock::{ConnId, Decision, Handler, Message, Outbox, Request};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::thread;
+
+/// capabilities(7)
+const CAP_IPC_LOCK: u32 = 14;
 
 /// What `/proc` says of each of the server's threads.
 fn threads(server: &Server) -> Vec<String> {
@@ -74,6 +78,44 @@ fn a_second_signal_ends_a_hardened_server_at_once() {
     let status = server.wait(PATIENCE);
     // Or the first one's drain was faster.
     assert!([Some(0), Some(130), Some(143)].contains(&status.code()), "{status}");
+}
+
+#[test]
+fn rings_are_made_while_root_is_still_exempt_from_the_memlock_limit() {
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = u64::from_str_radix(field(&own, "CapEff:"), 16).unwrap();
+    if capabilities >> CAP_IPC_LOCK & 1 == 0 {
+        return eprintln!("SKIPPED RLIMIT_MEMLOCK of root: needs CAP_IPC_LOCK");
+    }
+    // Together more than the 8 MiB that are usual.
+    let server = Server::start_with_reactors(60, &[]);
+    let said = server.lines().join("\n");
+    assert!(!said.contains("RLIMIT_MEMLOCK") && !said.contains("smaller queues"), "{said}");
+    serves_and_drains(server);
+}
+
+#[test]
+fn a_library_user_with_threads_is_told_and_one_who_does_not_ask_keeps_all() {
+    struct Silent;
+    impl Handler for Silent {
+        type Mail = ();
+        fn on_request(&mut self, _: &Request<'_>, _: &mut Outbox) -> Decision {
+            Decision::ACCEPT
+        }
+        fn on_message(&mut self, _: ConnId, _: Message<'_>, _: &mut Outbox) {}
+    }
+    let builder =
+        || megasock::Server::builder().listen("127.0.0.1:0".parse().unwrap()).reactors(1).max_connections(10);
+    let refused = builder().handler(|_| Silent).start_hardened();
+    let Err(refused) = refused else { panic!("tests run on threads") };
+    assert!(
+        refused.to_string().contains("fix: start the hardened server before any other thread"),
+        "{refused}"
+    );
+    let running = builder().handler(|_| Silent).start().unwrap();
+    Command::new("true").status().unwrap();
+    running.handle().stop(PATIENCE);
+    running.wait();
 }
 
 // What hosts put around it.
