@@ -62,6 +62,31 @@ const FILES: Amount = PerThousand(2_200);
 /// Buckets of the TCP hash per connection: with fewer, every packet walks a chain.
 pub const TCP_HASH_BUCKETS_PER_CONNECTION: u64 = 2;
 
+/// Where a measure begins and where it ends, in percent of the memory budget. It ends lower than it begins, or it would
+/// come and go with every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Band {
+    /// From here on it is taken.
+    pub from_percent: u64,
+    /// Below this it is given up.
+    pub until_percent: u64,
+}
+
+/// Newcomers are refused: what is left belongs to those inside, whose messages, backlogs and socket buffers come and go.
+pub const MEMORY_NEAR: Band = Band { from_percent: 90, until_percent: 85 };
+
+/// Idle connections are closed, since those inside grow although nobody comes: until there is as much room as when
+/// newcomers were refused.
+pub const MEMORY_OVER: Band = Band { from_percent: 95, until_percent: 90 };
+
+/// Connections that do not read are cut, since closing idle ones did not keep up: the last percents before the kernel would
+/// choose a process to kill.
+pub const MEMORY_FAR_OVER: Band = Band { from_percent: 98, until_percent: 95 };
+
+/// Bytes a second by which a busy host's use of memory may rise: sixty thousand newcomers. How soon it is looked at again
+/// follows from it.
+pub const MEMORY_RISE_PER_SECOND: u64 = 60_000 * FOOTPRINT_PER_CONNECTION_MAX;
+
 /// Most reactors one process starts.
 pub const REACTORS_MAX: usize = 256;
 

@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-/// Between two looks at how much free memory the heaps hold.
-const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
-
 /// Serves until told to stop.
 pub(super) fn run(config: Config) -> ExitCode {
     memory::prepare();
@@ -39,12 +36,6 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(&error.to_string()),
     };
     announce(&running);
-    thread::spawn(|| {
-        loop {
-            thread::sleep(GIVE_BACK_EVERY);
-            memory::give_back();
-        }
-    });
     stop_on_signal(signals, running.handle().clone(), drain_timeout);
     let started = Instant::now();
     let handle = running.handle().clone();

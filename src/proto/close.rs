@@ -108,6 +108,7 @@ close_reasons! {
     ClientClosed "client_closed" None, "The client sent Close; its code is echoed.";
     PeerEof "peer_eof" None, "The client ended the TCP connection without a Close frame.";
     PeerReset "peer_reset" None, "The client's TCP connection was reset.";
+    ProxyHeader "proxy_header" None, "A trusted proxy did not begin with a PROXY header.";
     HandshakeTimeout "handshake_timeout" None, "No complete request within the handshake deadline.";
     HandshakeRefused "handshake_refused" None, "The request was answered with something other than an upgrade.";
     HeartbeatTimeout "heartbeat_timeout" None, "A ping was not answered; TCP is ended without a frame.";

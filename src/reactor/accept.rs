@@ -35,6 +35,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.conns.len() >= self.options.connections_max as usize {
             conn.set(flag::SURPLUS);
         }
+        if self.options.proxies.announce(peer) {
+            conn.set(flag::PREAMBLE);
+        }
         let generation =
             self.conns.insert(slot, conn).expect("the kernel hands out a descriptor only when it is free");
         self.wheel.arm(&mut self.conns, slot, due);

@@ -64,6 +64,8 @@ pub(super) mod flag {
     pub const GAVE_WAY: u16 = 1 << 14;
     /// The handler holds it: its input stays in the socket, and it has no deadlines.
     pub const HELD: u16 = 1 << 13;
+    /// A trusted proxy's, of which the PROXY header has not come whole.
+    pub const PREAMBLE: u16 = 1 << 15;
 }
 
 /// One connection.
@@ -89,14 +91,10 @@ pub(super) struct Conn {
 
 impl Conn {
     pub fn new(peer: SocketAddr, due_tick: u32) -> Conn {
-        let ip = match peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
         Conn {
             spill: None,
             out: None,
-            ip,
+            ip: mapped(peer.ip()),
             port: peer.port(),
             flags: 0,
             active_tick: 0,
@@ -106,8 +104,14 @@ impl Conn {
         }
     }
 
+    /// Who is at the other end: the client, as far as it is known yet.
     pub fn peer(&self) -> SocketAddr {
         SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
+
+    /// A proxy has said for whom it speaks.
+    pub fn set_peer(&mut self, client: SocketAddr) {
+        (self.ip, self.port) = (mapped(client.ip()), client.port());
     }
 
     pub fn has(&self, flags: u16) -> bool {
@@ -130,5 +134,12 @@ impl Conn {
     /// Bytes queued and in flight.
     pub fn backlog_bytes(&self) -> usize {
         self.out.as_ref().map_or(0, |queue| queue.backlog_bytes())
+    }
+}
+
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
     }
 }

@@ -13,6 +13,8 @@ mod close;
 mod conn;
 mod mail;
 mod mesh;
+mod peer;
+mod pressure;
 mod recv;
 mod request;
 mod send;
@@ -21,6 +23,8 @@ mod timers;
 
 pub use mail::{Control, Mailbox};
 pub use mesh::{Mesh, mesh};
+pub use peer::Proxies;
+pub use pressure::{Gauge, Pressure};
 pub use stats::{Counter, Counters, Totals};
 
 use crate::budget::CoreBudget;
@@ -66,6 +70,8 @@ pub struct Options {
     pub message_deadline_ticks: u32,
     /// Time for a closing handshake.
     pub close_timeout_ticks: u32,
+    /// Who may say for whom it speaks.
+    pub proxies: Proxies,
 }
 
 /// What a reactor shares with other threads, besides its mailbox.
@@ -75,6 +81,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// Reactors of the server that are not drained: each takes itself out.
     pub siblings: Arc<AtomicUsize>,
+    /// How short memory is, for all reactors of the server.
+    pub pressure: Arc<Gauge>,
 }
 
 /// Ticks that cover `ms`, at least one.
@@ -127,6 +135,8 @@ pub struct Reactor<I: Io, H: Handler> {
     drain: Option<close::Drain>,
     /// Reactors of this server that still have connections, or were not told to stop.
     siblings: Arc<AtomicUsize>,
+    /// Read where a newcomer comes and where a timer fires.
+    pressure: Arc<Gauge>,
     random: u64,
 }
 
@@ -170,6 +180,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             incoming,
             counters: shared.counters,
             siblings: shared.siblings,
+            pressure: shared.pressure,
         }
     }
 

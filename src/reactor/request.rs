@@ -1,8 +1,8 @@
 //! From a TCP connection to a WebSocket: the request head, the refusals, the handler's decision, the 101.
 
-use super::Reactor;
 use super::conn::{Phase, flag};
 use super::recv::Owner;
+use super::{Pressure, Reactor};
 use crate::buf::{Buffer, Payload, Segment};
 use crate::handler::{Decision, Handler, Request, Response};
 use crate::proto::close::{self, CloseReason};
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// What is kept of a request that did not come whole, or is not decided.
 pub(super) struct PartialHead {
-    /// The head so far; once undecided, what the client sent behind it.
+    /// The head so far, or the PROXY header before it; once undecided, what the client sent behind it.
     bytes: Vec<u8>,
     /// The accept key, once undecided.
     accept: Option<[u8; 28]>,
@@ -41,9 +41,18 @@ impl From<Status> for Answer {
 }
 
 impl<I: Io, H: Handler> Reactor<I, H> {
-    /// Reads `received` more bytes of a request.
+    /// Reads `received` more bytes of a connection that is not open.
     pub(super) fn read_request(&mut self, id: ConnId, buffer: Buffer, received: usize) {
-        let fresh = &buffer[..received];
+        if self.conn(id).is_some_and(|conn| conn.has(flag::PREAMBLE)) {
+            return self.read_preamble(id, buffer, received);
+        }
+        self.read_head(id, Owner::Buffer(buffer), 0..received);
+    }
+
+    /// Reads more of a request: `range` of what was received.
+    pub(super) fn read_head(&mut self, id: ConnId, mut owner: Owner, range: Range<usize>) {
+        let fresh = &owner.bytes_mut()[range.clone()];
+        let received = fresh.len();
         let (answer, end) = match self.heads.remove(&id.slot) {
             Some(ahead) if ahead.accept.is_some() => return self.keep_ahead(id, ahead, fresh),
             Some(mut partial) => {
@@ -61,10 +70,15 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 Err(status) => (status.into(), received),
             },
         };
-        self.answer(id, answer, Owner::Buffer(buffer), end..received);
+        self.answer(id, answer, owner, range.start + end..range.end);
     }
 
-    fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
+    /// What has come of a head before.
+    pub(super) fn take_head_bytes(&mut self, id: ConnId) -> Vec<u8> {
+        self.heads.remove(&id.slot).map_or_else(Vec::new, |partial| partial.bytes)
+    }
+
+    pub(super) fn keep_head(&mut self, id: ConnId, bytes: Vec<u8>) {
         self.heads.insert(id.slot, PartialHead { bytes, accept: None });
     }
 
@@ -89,9 +103,13 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Ok(upgrade) => upgrade.map(|upgrade| upgrade.accept),
             Err(refusal) => return refusal.into(),
         };
-        let Some(conn) = self.conns.get(id.slot, id.generation) else { return Status::InternalError.into() };
-        let is_ready = self.drain.is_none() && !conn.has(flag::SURPLUS);
-        let peer = conn.peer();
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else {
+            return Status::InternalError.into();
+        };
+        let peer = self.options.proxies.client(&head, conn.peer());
+        conn.set_peer(peer);
+        let is_full = conn.has(flag::SURPLUS) || self.pressure.get() > Pressure::Calm;
+        let is_ready = self.drain.is_none() && !is_full;
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
         match (self.handler.on_request(&request, &mut self.outbox), accept) {
             (Decision::Respond(response), _) => Answer::Respond(response),
@@ -188,7 +206,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     pub(super) fn handle_handshake_timeout(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let undecided = conn.phase == Phase::Deciding;
-        if !self.heads.contains_key(&id.slot) {
+        if conn.has(flag::PREAMBLE) || !self.heads.contains_key(&id.slot) {
             return self.begin_release(id, CloseReason::HandshakeTimeout);
         }
         self.abandon(id);

@@ -126,8 +126,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             Phase::Open => self.handle_open_timer(id),
             Phase::Request | Phase::Deciding if self.may_be_our_delay(conn.due_tick) => self.look_again(id),
             Phase::Request | Phase::Deciding => self.handle_handshake_timeout(id),
-            // Who did not read its backlog has not read our Close behind it.
-            Phase::Closing if conn.reason == CloseReason::SlowConsumer => self.release(id),
+            // Who did not read its backlog has not read our Close behind it; and who is shed has gone for want of memory,
+            // whether it answers or not.
+            Phase::Closing if matches!(conn.reason, CloseReason::SlowConsumer | CloseReason::Shed) => {
+                self.release(id)
+            }
             Phase::Closing => self.begin_release(id, CloseReason::CloseTimeout),
             Phase::Finishing | Phase::Refusing | Phase::Lingering => self.release(id),
             Phase::Releasing => {}
@@ -135,7 +138,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// Whether what was due then may lie unread on this side: a core that is behind accuses nobody, for a while.
-    fn may_be_our_delay(&self, due_tick: u32) -> bool {
+    pub(super) fn may_be_our_delay(&self, due_tick: u32) -> bool {
         self.caught_up_tick < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
     }
 
@@ -154,6 +157,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     fn handle_open_timer(&mut self, id: ConnId) {
+        if self.shed(id) {
+            return;
+        }
         let now = self.now_tick;
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
         if conn.has(flag::HELD) {

@@ -4,6 +4,7 @@ pub mod capacity;
 mod channels;
 mod front;
 mod handle;
+mod pressure;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
 pub use front::Front;
@@ -13,7 +14,7 @@ use crate::budget;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::proto::message::Limits;
-use crate::reactor::{Mailbox, Mesh, Options, Reactor, Shared, mesh, ticks};
+use crate::reactor::{Gauge, Mailbox, Mesh, Options, Proxies, Reactor, Shared, mesh, ticks};
 use crate::sys::harden::{self, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
@@ -22,6 +23,7 @@ use crate::sys::uring::{Peers, PreparedRing, Uring};
 use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
 use crossbeam_channel::Sender;
+use pressure::Watch;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -209,6 +211,8 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let options = reactor_options(&self.config, &plan);
         let make = Arc::new(self.make);
         let siblings = Arc::new(AtomicUsize::new(plan.reactors));
+        let gauge = Arc::new(Gauge::default());
+        let (alive, ended) = crossbeam_channel::bounded(0);
         let (say_ready, ready) = crossbeam_channel::unbounded();
         let (mut cores, mut threads) = (Vec::new(), Vec::new());
         let mut failure = None;
@@ -217,9 +221,14 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
         for (index, ((listener, ring), mesh)) in listeners.into_iter().zip(rings).zip(ends).enumerate() {
             let waker = wakers[index].clone();
-            let shared = Shared { counters: Arc::default(), siblings: Arc::clone(&siblings) };
+            let shared = Shared {
+                counters: Arc::default(),
+                siblings: Arc::clone(&siblings),
+                pressure: Arc::clone(&gauge),
+            };
             let options = Options { budget: ring.budget(), ..options.clone() };
-            let core = Core { index, cpu: plan.cores[index], listener, ring, options, shared };
+            let core =
+                Core { index, cpu: plan.cores[index], listener, ring, options, shared, alive: alive.clone() };
             match core.start(waker, mesh, Arc::clone(&make), say_ready.clone()) {
                 Ok((core, thread)) => {
                     cores.push(core);
@@ -231,7 +240,17 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
                 }
             }
         }
-        drop(say_ready);
+        drop((say_ready, alive));
+        let watch = Watch {
+            budget_bytes: self.config.memory_budget_bytes,
+            counters: cores.iter().map(|core| Arc::clone(&core.counters)).collect(),
+            gauge,
+            ended,
+        };
+        match watch.start() {
+            Ok(thread) => threads.push(thread),
+            Err(error) => failure = Some(StartError::Resources(error)),
+        }
         for error in ready.iter().filter_map(Result::err) {
             failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
@@ -293,6 +312,10 @@ fn reactor_options(config: &Config, plan: &Plan) -> Options {
         handshake_timeout_ticks: ticks(config.handshake_timeout_ms),
         message_deadline_ticks: ticks(config.message_deadline_ms),
         close_timeout_ticks: ticks(config.close_timeout_ms),
+        proxies: Proxies {
+            trusted: config.trusted_proxies.as_slice().into(),
+            send_header: config.proxy_protocol,
+        },
     }
 }
 
@@ -304,6 +327,8 @@ struct Core {
     ring: PreparedRing,
     options: Options,
     shared: Shared,
+    /// Dropped when the reactor has ended.
+    alive: Sender<()>,
 }
 
 impl Core {
@@ -353,7 +378,7 @@ impl Core {
             Reactor::new(ring, make(index), self.options, mailbox, mesh, self.shared).run()
         }));
         let cause = match ended {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return drop(self.alive),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "a panic, reported above".to_owned(),
         };

@@ -11,6 +11,8 @@ mod drain;
 mod hold;
 mod kernel;
 mod mesh;
+mod peer;
+mod pressure;
 mod receive;
 mod request;
 mod send;
@@ -18,7 +20,7 @@ mod socket;
 mod timers;
 mod turn;
 
-use super::{Control, Counters, Mailbox, Mesh, Options, Reactor, Shared, TICK_MS, ticks};
+use super::{Control, Counters, Mailbox, Mesh, Options, Proxies, Reactor, Shared, TICK_MS, ticks};
 use crate::budget::CoreBudget;
 use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, Work};
 use crate::proto::client::{decode_server_header, encode_masked, upgrade_request};
@@ -31,6 +33,7 @@ use crossbeam_channel::Sender;
 use kernel::{Kernel, Peer};
 use socket::Socket;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -60,6 +63,7 @@ fn options() -> Options {
         handshake_timeout_ticks: ticks(HANDSHAKE_MS),
         message_deadline_ticks: ticks(MESSAGE_MS),
         close_timeout_ticks: ticks(CLOSE_MS),
+        proxies: Proxies::default(),
     }
 }
 
@@ -85,6 +89,8 @@ struct App {
     open: HashSet<ConnId>,
     blocked: HashSet<ConnId>,
     requests: Vec<ConnId>,
+    /// Who each request was from.
+    clients: Vec<SocketAddr>,
     ticks_ms: Vec<u64>,
     mail_from: Vec<Origin>,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
@@ -98,6 +104,7 @@ impl Handler for App {
 
     fn on_request(&mut self, request: &Request<'_>, _: &mut Outbox<Order>) -> Decision {
         self.requests.push(request.conn);
+        self.clients.push(request.peer);
         match request.head.path {
             "/later" => Decision::Later,
             "/refuse" => Decision::Respond(Response::refuse(Status::Forbidden, "no")),
@@ -195,6 +202,7 @@ impl Rig {
             open: HashSet::new(),
             blocked: HashSet::new(),
             requests: Vec::new(),
+            clients: Vec::new(),
             ticks_ms: Vec::new(),
             mail_from: Vec::new(),
             on_message: |_, message, out| out.reply(message),

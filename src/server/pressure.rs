@@ -1,0 +1,228 @@
+//! Memory against its budget: measured on an ordinary thread of the server, shown to all cores as one number.
+//!
+//! The budget is what the operator set, compared with this process and the kernel memory of its sockets; or else the whole
+//! of what the control group, and the host, has, compared with all that is used of it, by whomever: the kernel's killer
+//! makes no difference either. What cannot be read is taken for enough.
+//!
+//! The thread also gives free memory back to the kernel, without which no room made would show. It ends with the last
+//! reactor.
+
+use crate::budget::{self, Band};
+use crate::reactor::{Counters, Gauge, Pressure};
+use crate::sys::host::HostFacts;
+use crate::sys::memory;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Between two looks, at most: also between two at how much free memory the heaps hold.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks, at least; one takes less than a thousandth of it.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// The bands of all measures, by the pressure they make.
+const BANDS: [(Pressure, Band); 3] = [
+    (Pressure::Near, budget::MEMORY_NEAR),
+    (Pressure::Over, budget::MEMORY_OVER),
+    (Pressure::FarOver, budget::MEMORY_FAR_OVER),
+];
+
+/// Watches over the memory of one server.
+pub(super) struct Watch {
+    /// What the operator set.
+    pub budget_bytes: Option<u64>,
+    /// Of all cores.
+    pub counters: Vec<Arc<Counters>>,
+    /// Where the cores read it.
+    pub gauge: Arc<Gauge>,
+    /// Nothing is ever sent; it is cut off when the last reactor has ended.
+    pub ended: Receiver<()>,
+}
+
+impl Watch {
+    /// Starts the thread.
+    pub fn start(self) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("memory".to_owned()).spawn(move || self.run())
+    }
+
+    fn run(self) {
+        let mut given_back: Option<Instant> = None;
+        loop {
+            if given_back.is_none_or(|at| at.elapsed() >= LOOK_EVERY_MAX) {
+                memory::give_back();
+                given_back = Some(Instant::now());
+            }
+            let usage = self.measure();
+            let before = self.gauge.get();
+            let pressure = after(before, usage.percent());
+            if pressure != before {
+                self.gauge.set(pressure);
+                self.announce(before, pressure, usage);
+            }
+            match self.ended.recv_timeout(usage.next_look()) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn measure(&self) -> Usage {
+        let Some(budget_bytes) = self.budget_bytes else { return Usage::of_host(&HostFacts::read()) };
+        let sockets = self.counters.iter().map(|core| core.slots_held.get()).sum();
+        let kernel_bytes = budget::KERNEL_PER_CONNECTION * sockets + memory::socket_buffer_bytes(sockets);
+        Usage { used_bytes: memory::resident_bytes() + kernel_bytes, budget_bytes }
+    }
+
+    fn announce(&self, before: Pressure, now: Pressure, usage: Usage) {
+        let (used_mib, budget_mib) = (usage.used_bytes >> 20, usage.budget_bytes >> 20);
+        let measure = match now {
+            Pressure::Calm => "newcomers are let in",
+            Pressure::Near => "newcomers get 503",
+            Pressure::Over => "newcomers get 503, idle connections are closed",
+            Pressure::FarOver => {
+                "newcomers get 503, idle connections are closed, those that do not read are cut"
+            }
+        };
+        if now < before {
+            return tracing::info!(used_mib, budget_mib, "more memory is free again: {measure}");
+        }
+        let fix = match self.budget_bytes {
+            Some(_) => "raise memory_budget, or lower max_connections",
+            None => "give the host or control group more memory, set memory_budget, or lower max_connections",
+        };
+        tracing::warn!(used_mib, budget_mib, "memory is short: {measure}; {fix}");
+    }
+}
+
+/// Memory in use, and what there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Usage {
+    used_bytes: u64,
+    budget_bytes: u64,
+}
+
+impl Usage {
+    /// Of the host or the tightest control group, whichever has less left for its size.
+    fn of_host(facts: &HostFacts) -> Usage {
+        let total_bytes = facts.memory_total_bytes;
+        let used_bytes = total_bytes.saturating_sub(facts.memory_available_bytes);
+        let host = Usage { used_bytes, budget_bytes: total_bytes };
+        let group = facts
+            .cgroup_memory
+            .map(|group| Usage { used_bytes: group.used_bytes, budget_bytes: group.limit_bytes });
+        group
+            .into_iter()
+            .fold(host, |most, usage| if usage.percent() > most.percent() { usage } else { most })
+    }
+
+    /// Of the budget; 0 where that is not known.
+    fn percent(self) -> u64 {
+        let percent = u128::from(self.used_bytes) * 100 / u128::from(self.budget_bytes.max(1));
+        if self.budget_bytes == 0 { 0 } else { percent.try_into().unwrap_or(u64::MAX) }
+    }
+
+    /// In a time in which it cannot have become short unseen.
+    fn next_look(self) -> Duration {
+        let near_bytes = self.budget_bytes / 100 * budget::MEMORY_NEAR.from_percent;
+        let left_bytes = near_bytes.saturating_sub(self.used_bytes);
+        let rise_ms = left_bytes / (budget::MEMORY_RISE_PER_SECOND / 1000);
+        Duration::from_millis(rise_ms).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
+    }
+}
+
+/// The pressure at `percent` of the budget, where it was `before`.
+fn after(before: Pressure, percent: u64) -> Pressure {
+    let holds = |(pressure, band): &(Pressure, Band)| {
+        percent >= if *pressure <= before { band.until_percent } else { band.from_percent }
+    };
+    BANDS.into_iter().rev().find(holds).map_or(Pressure::Calm, |(pressure, _)| pressure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::host::{CgroupMemory, roomy};
+    use Pressure::{Calm, FarOver, Near, Over};
+
+    #[test]
+    fn pressure_rises_at_one_mark_and_falls_at_a_lower_one() {
+        let course = [
+            (0, Calm),
+            (89, Calm),
+            (90, Near),
+            (85, Near),
+            (94, Near),
+            (95, Over),
+            (90, Over),
+            (89, Near),
+            (97, Over),
+            (98, FarOver),
+            (95, FarOver),
+            (94, Over),
+            (85, Near),
+            (84, Calm),
+            (1_000, FarOver),
+            (0, Calm),
+        ];
+        let mut pressure = Calm;
+        for (percent, expected) in course {
+            pressure = after(pressure, percent);
+            assert_eq!(pressure, expected, "{percent} %");
+        }
+    }
+
+    #[test]
+    fn bands_are_in_order_and_lead_to_calm_from_anywhere() {
+        for pair in BANDS.windows(2) {
+            assert!(pair[0].0 < pair[1].0 && pair[0].1.from_percent < pair[1].1.from_percent);
+            assert!(pair[0].1.until_percent < pair[1].1.until_percent);
+        }
+        for before in Pressure::ALL {
+            assert_eq!((after(before, 0), after(before, 100)), (Calm, FarOver));
+            for percent in 0..=120 {
+                let settled = after(before, percent);
+                assert_eq!(after(settled, percent), settled, "{before:?} at {percent} %");
+            }
+        }
+    }
+
+    #[test]
+    fn the_tighter_of_host_and_control_group_counts() {
+        let facts =
+            crate::sys::host::HostFacts { memory_total_bytes: 1_000, memory_available_bytes: 300, ..roomy() };
+        assert_eq!(Usage::of_host(&facts).percent(), 70);
+        let group = |limit_bytes, used_bytes| {
+            let cgroup_memory = Some(CgroupMemory { limit_bytes, used_bytes });
+            Usage::of_host(&HostFacts { cgroup_memory, ..facts.clone() }).percent()
+        };
+        assert_eq!((group(100, 95), group(100, 10), group(0, 5)), (95, 70, 70));
+        let unknown = HostFacts { memory_total_bytes: 0, memory_available_bytes: 0, ..facts };
+        assert_eq!(Usage::of_host(&unknown).percent(), 0);
+    }
+
+    #[test]
+    fn it_looks_more_often_the_less_is_left() {
+        let look = |used_bytes| Usage { used_bytes, budget_bytes: 1 << 30 }.next_look();
+        assert_eq!(
+            (look(0), look(1 << 30), look(u64::MAX)),
+            (LOOK_EVERY_MAX, LOOK_EVERY_MIN, LOOK_EVERY_MIN)
+        );
+        assert!(look(850 << 20) > LOOK_EVERY_MIN && look(850 << 20) < LOOK_EVERY_MAX);
+    }
+
+    #[test]
+    fn all_of_a_small_budget_is_used_and_the_thread_ends_with_the_reactors() {
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let gauge = Arc::new(Gauge::default());
+        let watch =
+            Watch { budget_bytes: Some(1 << 20), counters: Vec::new(), gauge: Arc::clone(&gauge), ended };
+        assert!(watch.measure().percent() > 100);
+        let thread = watch.start().unwrap();
+        drop(alive);
+        thread.join().unwrap();
+        assert_eq!(gauge.get(), FarOver);
+    }
+}
