@@ -226,7 +226,10 @@ class Link {
       if (silentMs < quietMs) return this.after(quietMs - silentMs, look);
       const askedAt = clock.now();
       this.send('{"type":"ping"}');
-      this.after(pongTimeoutMs, () => (this.#heardAt >= askedAt ? look() : this.end(1006, `nothing heard for ${quietMs} ms, nor a pong`)));
+      this.after(pongTimeoutMs, () => {
+        if (this.#heardAt >= askedAt) look();
+        else this.end(1006, `nothing heard for ${quietMs} ms, nor a pong`);
+      });
     };
     this.after(quietMs, look);
   }
@@ -280,15 +283,15 @@ export class Subscription extends Emitter {
   #client;
   #ready = deferred();
   #isReady = false;
-  #entered = false; // before
-  #asked = false;
+  #entered; // before, here or where `since` is from
 
   constructor(client, kind, name, since) {
     super();
     this.#client = client;
     this.kind = kind;
     this.name = name;
-    this.active = false; // the server has confirmed it on this connection
+    this.asked = false; // the server was asked for it on this connection
+    this.active = false; // and has confirmed it
     this.epoch = since?.epoch;
     this.lastId = since?.lastId ?? 0;
     this.#entered = since !== undefined;
@@ -309,13 +312,13 @@ export class Subscription extends Emitter {
   // The rest is the client's.
 
   handleAsk() {
-    this.#asked = true;
+    this.asked = true;
     return { [this.kind]: this.name, ...(this.position && { epoch: this.epoch, last_id: this.lastId }) };
   }
 
-  // Before the reply come only the missed ones, which are asked for by position.
+  // Before it is asked for comes what a subscription of the same name has left behind; before the reply, the missed ones.
   handleMessage(received) {
-    if (!this.#asked || (!this.active && !this.position) || received.id <= this.lastId) return;
+    if (!this.asked || received.id <= this.lastId) return;
     this.lastId = received.id;
     this.emit("message", received);
   }
@@ -339,12 +342,12 @@ export class Subscription extends Emitter {
     this.#ready.resolve(this);
     this.emit("subscribed", { recovered, again, position: this.position, members });
     if (!again || recovered) return;
-    this.emit("gap", sameEpoch ? { from: before.lastId + 1, to: lastId, reason: "not_recovered" } : { reason: "not_recovered" });
+    this.emit("gap", { ...(sameEpoch && { from: before.lastId + 1, to: lastId }), reason: "not_recovered" });
   }
 
   handleLost() {
+    this.asked = false;
     this.active = false;
-    this.#asked = false;
   }
 
   // It will not be: refused, left, or the client is closed.
@@ -382,7 +385,9 @@ export class Client extends Emitter {
     const unknown = Object.keys(options).filter(name => !(name in DEFAULTS));
     if (unknown.length) throw new TypeError(`unknown option ${unknown}; there are ${Object.keys(DEFAULTS).join(", ")}`);
     this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
-    if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: use Node 22 or later, or give one as the option WebSocket");
+    if (!this.#options.WebSocket) {
+      throw new TypeError("no WebSocket here: use Node 22 or later, or give one as the option WebSocket");
+    }
     if (!["protocol", "query"].includes(this.#options.tokenIn)) throw new TypeError('tokenIn is "protocol" or "query"');
     // 1000 is also what close() says.
     this.#options.closeCodes = { ...CLOSE_CODES, ...options.closeCodes, 1000: "stop" };
@@ -546,10 +551,10 @@ export class Client extends Emitter {
     const key = keyOf(kind, name);
     if (this.#subscriptions.get(key) !== subscription) return Promise.resolve();
     this.#subscriptions.delete(key);
+    this.#unsent = this.#unsent.filter(other => other !== subscription);
+    const { asked } = subscription;
     subscription.handleEnd(new MegasockError("left", `${kind} ${name} was left`));
-    const unsent = this.#unsent.indexOf(subscription);
-    if (unsent >= 0) this.#unsent.splice(unsent, 1);
-    if (unsent >= 0 || this.state !== "open") return Promise.resolve();
+    if (!asked) return Promise.resolve();
     const { promise, resolve } = deferred();
     this.#leaving.set(key, promise.then(() => this.#leaving.delete(key)));
     this.#transmitLeave(kind, name, resolve);
@@ -572,7 +577,8 @@ export class Client extends Emitter {
   // The connection.
 
   #attempt() {
-    this.#link = new Link(this.#options, () => this.#address(), frame => this.#handleFrame(frame), ending => this.#handleEnd(ending));
+    const [onFrame, onEnd] = [frame => this.#handleFrame(frame), ending => this.#handleEnd(ending)];
+    this.#link = new Link(this.#options, () => this.#address(), onFrame, onEnd);
     this.#become("connecting", {});
   }
 
@@ -587,7 +593,8 @@ export class Client extends Emitter {
   async #address() {
     const { getToken, tokenIn } = this.#options;
     const url = new URL(this.#url);
-    if (getToken && !(this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S))) this.#token = await getToken({ expiring: false });
+    const isGood = this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S);
+    if (getToken && !isGood) this.#token = await getToken({ expiring: false });
     if (this.#routing) url.searchParams.set("routing", this.#routing);
     if (this.#token && tokenIn === "query") url.searchParams.set("token", this.#token);
     return { url: url.href, protocols: this.#token && tokenIn === "protocol" ? ["megasock", `token.${this.#token}`] : [] };
@@ -607,11 +614,11 @@ export class Client extends Emitter {
     link.welcomed(welcome.pingInterval);
     this.#tokenWorks = true;
     this.#routingRetries = 0;
-    this.#routing = welcome.routingToken ?? this.#routing;
+    this.#routing = welcome.routingToken;
     this.welcome = welcome;
     this.#unsent = [...this.#subscriptions.values()];
     this.#become("open", { welcome });
-    // Whoever was told may have closed it.
+    // Whoever was told may have closed it, and opened another.
     if (!link.ended) this.#flush(link);
   }
 
@@ -659,7 +666,9 @@ export class Client extends Emitter {
     this.#loseConnection();
     if (rule === "stop" || (rule === "token" && !this.#options.getToken)) return this.#stop({ code, reason, error });
     const delayMs = this.#backoff.next({ lastedMs, hintMs, slow: rule === "slow" });
-    if (delayMs === undefined) return this.#stop({ code, reason: `gave up after ${this.#backoff.retries} retries; ${reason}`, error });
+    if (delayMs === undefined) {
+      return this.#stop({ code, reason: `gave up after ${this.#backoff.retries} retries; ${reason}`, error });
+    }
     this.#timer = this.#options.clock.setTimeout(() => this.#attempt(), delayMs);
     this.#become("waiting", { code, reason, error, delayMs });
   }
@@ -673,8 +682,6 @@ export class Client extends Emitter {
   #loseConnection() {
     const [lost, waiting] = [[...this.#inFlight.values()], this.#queue];
     this.#inFlight.clear();
-    this.#leaving.clear();
-    this.#unsent = [];
     // Those to be asked again come before what has waited.
     this.#queue = [];
     for (const command of lost) command.lost();
@@ -701,7 +708,8 @@ export class Client extends Emitter {
     error: (client, frame) => client.#handleError(frame),
     server_shutdown: (client, frame) => client.#handleShutdown(frame),
     expiring: (client, frame) => client.#handleExpiring(frame),
-    direct_message: (client, { fromUserId, payload, timestamp }) => client.emit("direct", { fromUserId, data: payload, ts: timestamp }),
+    direct_message: (client, { fromUserId, payload, timestamp }) =>
+      client.emit("direct", { fromUserId, data: payload, ts: timestamp }),
     message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
     room_message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
     gap: (client, frame) => client.#topic(frame)?.handleGap(frame),

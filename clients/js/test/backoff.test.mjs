@@ -34,7 +34,7 @@ test("a connection that lasted begins it anew, one that did not does not", () =>
 
 test("a hint is the delay exactly, and counts as one step", () => {
   assert.deepEqual(delays(1, [{ lastedMs: 60_000, hintMs: 5312 }, {}, {}]), [5312, 2000, 4000]);
-  assert.deepEqual(delays(0, [{ hintMs: 0 }, { hintMs: 7 }]), [0, 7]);
+  assert.deepEqual(delays(1, [{ hintMs: 0 }, { hintMs: 7 }]), [0, 7]);
 });
 
 test("a slow ending waits between half the cap and the cap", () => {

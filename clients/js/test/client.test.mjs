@@ -55,7 +55,7 @@ const named = (...names) => world => world.states.slice(-names.length).map(({ st
 test("states of a life", async () => {
   const world = await start();
   assert.equal(world.client.state, "connecting");
-  const waited = world.client.opened();
+  const waited = world.client.open().opened();
   world.socket.welcome({ userId: "ann" });
   assert.equal((await waited).userId, "ann");
   assert.equal((await world.client.opened()).userId, "ann");
@@ -67,10 +67,12 @@ test("states of a life", async () => {
   assert.deepEqual(world.states.map(({ previous, state }) => `${previous}>${state}`),
     ["connecting>open", "open>waiting", "waiting>closed"]);
   await world.clock.pass(100_000);
-  assert.equal(world.network.sockets.length, 1);
+  assert.equal(world.network.sockets.length, 1, "open() made no second one");
   world.client.open();
   await settle();
   assert.equal(world.network.sockets.length, 2);
+  world.socket.end(1006);
+  assert.equal(world.states.at(-1).delayMs, 1000, "the schedule begins anew");
 });
 
 test("attempts that fail come at the delays of the schedule", async () => {
@@ -199,6 +201,7 @@ test("no welcome in time is an attempt that failed", async () => {
   assert.deepEqual([world.states.at(-1).state, world.states.at(-1).delayMs], ["waiting", 1000]);
   // What an abandoned connection still says is nobody's.
   world.socket.welcome();
+  world.socket.push({ type: "error", code: "try_again", error: "late", reconnectDelay: 5 });
   world.socket.end(1000);
   assert.equal(world.client.state, "waiting");
 });
@@ -306,6 +309,27 @@ test("in flight when the connection is lost: what may have been done is not repe
   world.socket.answer(world.socket.takes("history"), "history", { epoch: "e", last_id: 0, messages: [] });
   world.socket.answer(world.socket.takes("publish"), "published", { last_id: 1 });
   await Promise.all([asked, read, waiting]);
+});
+
+test("what was answered, or asked again already, is not asked once more", async () => {
+  const world = await opened();
+  const [refused, asked] = [world.client.presence({ channel: "a" }), world.client.presence({ channel: "b" })];
+  const failed = assert.rejects(refused, code("forbidden"));
+  world.socket.refuse(world.socket.takes("presence"), "forbidden");
+  await failed;
+  for (let cut = 0; cut < 2; cut++) {
+    world.socket.end(1006);
+    await again(world);
+    assert.deepEqual(world.socket.sent.map(({ channel }) => channel), ["b"]);
+  }
+  world.socket.answer(world.socket.takes("presence"), "presence", { users: [], total: 0 });
+  await asked;
+});
+
+test("a second welcome is none", async () => {
+  const world = await subscribed();
+  world.socket.welcome({ userId: "somebody else" });
+  assert.deepEqual([world.socket.sent, world.client.welcome.userId, world.states.length], [[], undefined, 1]);
 });
 
 test("after close() nothing is taken, and nothing is left hanging", async () => {
@@ -432,7 +456,8 @@ test("left: no more of it, even if it is on its way; entered again at once, noth
   const world = await subscribed();
   const left = world.scores.unsubscribe();
   const second = listenedTo(world.client.subscribe("scores", { since: { epoch: "e", lastId: 41 } }));
-  world.socket.push(...scores(42));
+  world.socket.push(...scores(42), { type: "gap", channel: "scores", from: 43, to: 47, reason: "slow_consumer" },
+    { type: "presence_change", channel: "scores", joined: ["bob"], left: [] });
   assert.deepEqual(world.socket.sent.map(({ type }) => type), ["unsubscribe"], "the new one waits for the old one's end");
   world.socket.answer(world.socket.takes("unsubscribe"), "unsubscribed", { channel: "scores" });
   await left;
@@ -443,6 +468,39 @@ test("left: no more of it, even if it is on its way; entered again at once, noth
   world.socket.answer(asked, "subscribed", { channel: "scores", epoch: "e", last_id: 42, recovered: true });
   assert.deepEqual(second.events, [42, { recovered: true, again: true }]);
   assert.deepEqual(world.told, [{ recovered: false, again: false }]);
+});
+
+test("left, entered and left again: it stays left", async () => {
+  const world = await subscribed();
+  const left = world.scores.unsubscribe();
+  const second = world.client.subscribe("scores");
+  const failed = assert.rejects(second.ready, code("left"));
+  await second.unsubscribe();
+  world.socket.answer(world.socket.takes("unsubscribe"), "unsubscribed", { channel: "scores" });
+  await Promise.all([left, failed]);
+  await settle();
+  await world.scores.unsubscribe();
+  assert.deepEqual(world.socket.sent, [], "the second was never asked for, and the first is not left twice");
+});
+
+test("left before its turn came: never asked for", async () => {
+  const world = await start({ burstMax: 1 });
+  for (const channel of ["a", "b"]) world.client.subscribe(channel);
+  world.socket.welcome();
+  await world.client.unsubscribe("b");
+  await world.clock.pass(5000);
+  assert.deepEqual(world.socket.sent.map(({ channel }) => channel), ["a"]);
+});
+
+test("leaving that is refused for now is asked again; refused for good, there is nothing to leave", async () => {
+  const world = await subscribed();
+  let settled = false;
+  const left = world.scores.unsubscribe().then(() => { settled = true; });
+  world.socket.refuse(world.socket.takes("unsubscribe"), "message_rate_exceeded");
+  await world.clock.pass(1000);
+  assert.equal(settled, false);
+  world.socket.refuse(world.socket.takes("unsubscribe"), "not_subscribed");
+  await left;
 });
 
 test("left while offline: not asked for again", async () => {
@@ -504,9 +562,13 @@ test("a server that never pings is not asked", async () => {
   assert.deepEqual([world.client.state, world.socket.sent], ["open", []]);
 });
 
-// A token whose claims are readable, and its signature nobody's.
-const token = (name, expiresInS) =>
-  `x.${Buffer.from(JSON.stringify({ sub: name, exp: Math.floor(Date.now() / 1000) + expiresInS })).toString("base64url")}.y`;
+// A token whose claims are readable, and its signature nobody's. The name has both letters of base64url that base64 lacks.
+const token = (name, expiresInS) => {
+  const claims = { sub: `??>>~~${name}`, exp: Math.floor(Date.now() / 1000) + expiresInS };
+  const written = Buffer.from(JSON.stringify(claims)).toString("base64url");
+  assert.match(written, /-.*_|_.*-/);
+  return `x.${written}.y`;
+};
 
 test("a token goes into the subprotocols, or into the address", async () => {
   const inProtocol = await start({ getToken: async () => "abc" }, "ws://fake/ws?x=1");
@@ -594,9 +656,22 @@ test("expiring: a refused token is told, and not used again", async () => {
   world.socket.refuse(world.socket.takes("refresh"), "unauthorized");
   await settle();
   assert.deepEqual(world.errors.map(({ code }) => code), ["unauthorized"]);
-  world.socket.end(4401);
+  world.socket.end(1006);
   await world.clock.pass(1000);
   assert.equal(asked, 3);
+});
+
+test("expiring, and cut before there is a new token: the next connection has its own", async () => {
+  const late = withResolvers();
+  const world = await start({ getToken: ({ expiring }) => (expiring ? late.promise : token("t", 3600)) });
+  world.socket.welcome();
+  world.socket.push({ type: "expiring", expiresIn: 60 });
+  world.socket.end(1006);
+  late.resolve("late");
+  await settle();
+  assert.deepEqual(world.errors, []);
+  await again(world);
+  assert.notEqual(world.socket.protocols[1], "token.late");
 });
 
 test("expiring without getToken is only told", async () => {
@@ -616,6 +691,21 @@ test("a routing token is sent again, until it fails too often", async () => {
     assert.equal(world.socket.url.searchParams.get("routing"), wanted);
     world.socket.end(1006);
   }
+});
+
+test("attempts that failed are counted from the last that did not; a welcome without a routing token ends it", async () => {
+  const world = await start();
+  const comes = async wanted => {
+    world.socket.end(1006);
+    await world.clock.pass(world.states.at(-1).delayMs);
+    assert.equal(world.socket.url.searchParams.get("routing"), wanted);
+  };
+  for (let round = 0; round < 3; round++) {
+    world.socket.welcome({ routingToken: "n1" });
+    for (let attempt = 0; attempt < 3; attempt++) await comes("n1");
+  }
+  world.socket.welcome();
+  await comes(null);
 });
 
 test("frames nobody knows, and names that mean something elsewhere, are nobody's", async () => {
@@ -667,6 +757,17 @@ test("a listener may close or subscribe at any moment", async () => {
   world.client.once("state", () => world.client.subscribe("meanwhile"));
   world.socket.welcome();
   assert.deepEqual(world.socket.sent.map(({ channel }) => channel), ["before", "meanwhile"]);
+  const reopening = await start();
+  reopening.client.subscribe("before");
+  reopening.client.once("state", () => {
+    reopening.client.close();
+    reopening.client.open().publish("a", 1).catch(() => {});
+  });
+  reopening.socket.welcome();
+  assert.deepEqual(reopening.socket.sent, []);
+  await settle();
+  reopening.socket.welcome();
+  assert.deepEqual(reopening.socket.sent.map(({ type }) => type), ["subscribe", "publish"]);
   const closing = await start();
   closing.client.subscribe("before");
   closing.client.once("state", () => closing.client.close());
@@ -676,11 +777,12 @@ test("a listener may close or subscribe at any moment", async () => {
 
 test("opened again, everything is there again", async () => {
   const world = await subscribed();
-  const unready = world.client.subscribe("other");
+  const [ready, unready] = [world.scores.ready, world.client.subscribe("other")];
   const failed = assert.rejects(unready.ready, code("closed"));
   world.client.close();
   await failed;
   world.client.open();
+  assert.equal(world.scores.ready, ready);
   await settle();
   world.socket.welcome();
   assert.deepEqual(world.socket.sent.map(({ channel, last_id }) => [channel, last_id]), [["scores", 41], ["other", undefined]]);
