@@ -35,6 +35,9 @@ const PASSING = new Set(["try_again", "message_rate_exceeded", "byte_rate_exceed
 // A server's hint beyond this is held for a mistake. Also keeps clear of what setTimeout takes for 0.
 const HINT_MS_MAX = 3_600_000;
 
+// What a subprotocol may be made of (RFC 6455 §4.1). A browser's own error would repeat the token.
+const SUBPROTOCOL = /^[\w!#$%&'*+.^`|~-]+$/;
+
 // A token that ends sooner is not worth connecting with.
 const TOKEN_MARGIN_S = 30;
 
@@ -325,7 +328,7 @@ export class Subscription extends Emitter {
 
   handleGap({ from, to, reason }) {
     if (!this.active) return;
-    this.lastId = Math.max(this.lastId, to);
+    if (to > this.lastId) this.lastId = to;
     this.emit("gap", { from, to, reason });
   }
 
@@ -373,7 +376,7 @@ export class Client extends Emitter {
   #subscriptions = new Map(); // by key: those that are wanted
   #unsent = []; // subscriptions to ask for on this connection
   #queue = []; // commands that wait for a connection, or for their turn on it
-  #leaving = new Map(); // key → promise
+  #leaving = new Map(); // key → deferred: what the server was asked to end
   #token;
   #tokenWorks = false;
   #routing;
@@ -392,6 +395,7 @@ export class Client extends Emitter {
     // 1000 is also what close() says.
     this.#options.closeCodes = { ...CLOSE_CODES, ...options.closeCodes, 1000: "stop" };
     this.#url = new URL(url, globalThis.location?.href);
+    this.#url.hash = ""; // which no WebSocket takes
     this.#url.protocol = this.#url.protocol.replace(/^http/, "ws");
     if (!/^wss?:$/.test(this.#url.protocol)) throw new TypeError(`${url}: write ws://… or wss://…`);
     const { backoffBaseMs: baseMs, backoffCapMs: capMs, stableMs, retriesMax, random } = this.#options;
@@ -522,7 +526,7 @@ export class Client extends Emitter {
   async #askEntry(subscription) {
     const [link, key] = [this.#link, keyOf(subscription.kind, subscription.name)];
     // What still comes from before must not be taken for the new one's.
-    if (this.#leaving.has(key)) await this.#leaving.get(key);
+    if (this.#leaving.has(key)) await this.#leaving.get(key).promise;
     if (link !== this.#link || this.#subscriptions.get(key) !== subscription) return;
     if (this.#isCaughtUp()) this.#transmitEntry(subscription);
     else this.#unsent.push(subscription);
@@ -555,21 +559,24 @@ export class Client extends Emitter {
     const { asked } = subscription;
     subscription.handleEnd(new MegasockError("left", `${kind} ${name} was left`));
     if (!asked) return Promise.resolve();
-    const { promise, resolve } = deferred();
-    this.#leaving.set(key, promise.then(() => this.#leaving.delete(key)));
-    this.#transmitLeave(kind, name, resolve);
-    return promise;
+    const left = deferred();
+    this.#leaving.set(key, left);
+    this.#transmitLeave(kind, name);
+    return left.promise;
   }
 
-  // Once it is refused for anything that does not pass, there was nothing to leave; likewise once the connection is lost.
-  #transmitLeave(kind, name, resolve, backoff = this.#shortBackoff()) {
-    const [link, id] = [this.#link, ++this.#lastId];
-    const reject = error => {
-      if (!PASSING.has(error.code)) return resolve();
-      link.after(backoff.next(), () => this.#transmitLeave(kind, name, resolve, backoff));
+  // Refused for anything that does not pass, there was nothing to leave. Lost with the connection, it is left too.
+  #transmitLeave(kind, name, backoff = this.#shortBackoff()) {
+    const [link, id, key] = [this.#link, ++this.#lastId, keyOf(kind, name)];
+    const resolve = () => {
+      this.#leaving.get(key)?.resolve();
+      this.#leaving.delete(key);
     };
-    const text = JSON.stringify({ type: KINDS[kind].leave, id, [kind]: name });
-    this.#transmit({ id, text, resolve: () => resolve(), reject, lost: () => resolve() });
+    const reject = error => {
+      if (PASSING.has(error.code)) link.after(backoff.next(), () => this.#transmitLeave(kind, name, backoff));
+      else resolve();
+    };
+    this.#transmit({ id, text: JSON.stringify({ type: KINDS[kind].leave, id, [kind]: name }), resolve, reject, lost: () => {} });
   }
 
   #shortBackoff() { return new Backoff({ random: this.#options.random }); }
@@ -596,8 +603,10 @@ export class Client extends Emitter {
     const isGood = this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S);
     if (getToken && !isGood) this.#token = await getToken({ expiring: false });
     if (this.#routing) url.searchParams.set("routing", this.#routing);
-    if (this.#token && tokenIn === "query") url.searchParams.set("token", this.#token);
-    return { url: url.href, protocols: this.#token && tokenIn === "protocol" ? ["megasock", `token.${this.#token}`] : [] };
+    if (!this.#token) return { url: url.href, protocols: [] };
+    if (tokenIn === "query") url.searchParams.set("token", this.#token);
+    else if (!SUBPROTOCOL.test(this.#token)) throw new MegasockError("bad_token", 'this token fits no subprotocol; use tokenIn: "query"');
+    return { url: url.href, protocols: tokenIn === "query" ? [] : ["megasock", `token.${this.#token}`] };
   }
 
   #handleFrame(frame) {
@@ -644,6 +653,7 @@ export class Client extends Emitter {
     try {
       const token = await this.#options.getToken({ expiring: true });
       if (link.ended) return;
+      if (!token) throw new MegasockError("no_token", "getToken gave none; the connection ends with the token it has");
       const { promise, resolve, reject } = deferred();
       const id = ++this.#lastId;
       // Does not wait behind others: the time is short. The next connection has a token of its own.
@@ -662,8 +672,13 @@ export class Client extends Emitter {
     this.welcome = null;
     if (lastedMs === undefined) this.#forgetWhatFailed();
     if (rule === "token") this.#tokenWorks = false;
-    if (error && !(error instanceof ServerError)) this.#report(error);
     this.#loseConnection();
+    this.#goOn(rule, { code, reason, lastedMs, hintMs, error });
+    // Only now, when whoever hears of it finds the client as it will be. The server's own was told when it came.
+    if (error && !(error instanceof ServerError)) this.#report(error);
+  }
+
+  #goOn(rule, { code, reason, lastedMs, hintMs, error }) {
     if (rule === "stop" || (rule === "token" && !this.#options.getToken)) return this.#stop({ code, reason, error });
     const delayMs = this.#backoff.next({ lastedMs, hintMs, slow: rule === "slow" });
     if (delayMs === undefined) {
@@ -686,6 +701,8 @@ export class Client extends Emitter {
     this.#queue = [];
     for (const command of lost) command.lost();
     this.#queue.push(...waiting);
+    for (const left of this.#leaving.values()) left.resolve();
+    this.#leaving.clear();
     for (const subscription of this.#subscriptions.values()) subscription.handleLost();
   }
 

@@ -503,6 +503,18 @@ test("leaving that is refused for now is asked again; refused for good, there is
   await left;
 });
 
+test("leaving that waits to be asked again is done with the connection's end", async () => {
+  const world = await subscribed();
+  const left = world.scores.unsubscribe();
+  world.socket.refuse(world.socket.takes("unsubscribe"), "try_again");
+  world.socket.end(1006);
+  await left;
+  await again(world);
+  world.client.subscribe("scores");
+  await settle();
+  assert.deepEqual(world.socket.sent.map(({ type }) => type), ["subscribe"]);
+});
+
 test("left while offline: not asked for again", async () => {
   const world = await subscribed();
   world.client.join("lobby");
@@ -574,7 +586,7 @@ test("a token goes into the subprotocols, or into the address", async () => {
   const inProtocol = await start({ getToken: async () => "abc" }, "ws://fake/ws?x=1");
   assert.deepEqual(inProtocol.socket.protocols, ["megasock", "token.abc"]);
   assert.equal(inProtocol.socket.url.search, "?x=1");
-  const inQuery = await start({ getToken: () => "a+b", tokenIn: "query" }, "https://fake/ws?x=1");
+  const inQuery = await start({ getToken: () => "a+b", tokenIn: "query" }, "https://fake/ws?x=1#there");
   assert.deepEqual(inQuery.socket.protocols, []);
   assert.equal(inQuery.socket.url.href, "wss://fake/ws?x=1&token=a%2Bb");
   const anonymous = await start({ getToken: () => null });
@@ -599,7 +611,7 @@ test("a token that works is kept while it lasts; one that may be the reason for 
 });
 
 test("a token that is about to end, or cannot be read, is asked for anew", async () => {
-  for (const given of [token("t", 20), "no token", ""]) {
+  for (const given of [token("t", 20), "opaque", ""]) {
     let asked = 0;
     const world = await start({ getToken: () => (asked++, given) });
     world.socket.welcome();
@@ -617,6 +629,24 @@ test("getToken that fails is an attempt that failed, and is told", async () => {
   fails = false;
   await world.clock.pass(1000);
   assert.equal(world.network.sockets.length, 1);
+});
+
+test("a token no subprotocol can carry is told, without itself", async () => {
+  const world = await start({ getToken: () => "secret token" });
+  assert.equal(world.network.sockets.length, 0);
+  assert.deepEqual(world.errors.map(({ code }) => code), ["bad_token"]);
+  assert.ok(!JSON.stringify([world.errors.map(String), world.states.map(({ reason }) => reason)]).includes("secret"));
+});
+
+test("whoever hears of an error finds the client as it will be", async () => {
+  const world = await opened();
+  let queued;
+  world.client.on("error", () => { queued = world.client.publish("a", 1); });
+  world.socket.onmessage({ data: "{" });
+  assert.equal(world.client.state, "waiting");
+  await again(world);
+  world.socket.answer(world.socket.takes("publish"), "published", { last_id: 1 });
+  await queued;
 });
 
 test("getToken that never answers is given up", async () => {
@@ -659,6 +689,14 @@ test("expiring: a refused token is told, and not used again", async () => {
   world.socket.end(1006);
   await world.clock.pass(1000);
   assert.equal(asked, 3);
+});
+
+test("expiring, and there is no new token: that is told", async () => {
+  const world = await start({ getToken: ({ expiring }) => (expiring ? null : token("t", 60)) });
+  world.socket.welcome();
+  world.socket.push({ type: "expiring", expiresIn: 60 });
+  await settle();
+  assert.deepEqual([world.errors.map(({ code }) => code), world.socket.sent], [["no_token"], []]);
 });
 
 test("expiring, and cut before there is a new token: the next connection has its own", async () => {
