@@ -3,8 +3,10 @@
 use super::Config;
 use super::load::{Loading, option_named};
 
+type HasValue = fn(&Config) -> bool;
+
 /// Options that production wants a value of: what they must not be, and whether they are something else.
-const WANTED: &[(&str, &str, fn(&Config) -> bool)] = &[
+const WANTED: &[(&str, &str, HasValue)] = &[
     ("origins", "any", |config| config.origins.is_some()),
     ("max_connections_per_address", "off", |config| config.max_connections_per_address.is_some()),
     ("max_connections_per_user", "off", |config| config.max_connections_per_user.is_some()),

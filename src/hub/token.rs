@@ -4,75 +4,36 @@
 //! header that brings or points to a key of its own is refused before anything is computed. A token that never ends is
 //! refused. Nothing here keeps, prints or logs a token, a secret or a part of them.
 //!
-//! `grants.rs` is what a token allows, `request.rs` where a handshake carries one, `mint.rs` makes one for trying out.
+//! `key.rs` is what a key is, `grants.rs` what a token allows, `request.rs` where a handshake carries one, `mint.rs` makes
+//! one for trying out.
 
 mod grants;
+mod key;
 mod mint;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use grants::Grants;
+pub use key::{Algorithm, KeyError, SECRET_BYTES_MIN};
 pub use mint::MintError;
 pub use request::of_request;
 
 use crate::proto::command::is_name;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
-use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
+use key::Key;
 use serde_json::{Map, Value};
 use std::fmt;
 
 /// Longest token, in bytes; as long as the longest request target.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Shortest secret of HS256: as long as its hash (RFC 7518 §3.2).
-pub const SECRET_BYTES_MIN: usize = 32;
-/// Shortest RSA key (RFC 7518 §3.3).
-const RSA_BITS_MIN: usize = 2048;
 /// How far the clock of who mints may be ahead of ours. The end of a token is exact.
 pub const LEEWAY_S: u64 = 30;
 /// The end of the year 9999: what is later is no date, and sums with it would not fit.
 const EXPIRES_UNIX_S_MAX: u64 = 253_402_300_799;
 /// Headers that bring or point to a key, or change what the others mean (RFC 7515 §4.1).
 const HEADERS_REFUSED: [&str; 5] = ["jku", "jwk", "x5u", "x5c", "crit"];
-
-/// How a token is signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Algorithm {
-    /// A secret that both sides have.
-    Hs256,
-    /// RSA, PKCS #1 version 1.5.
-    Rs256,
-    /// The elliptic curve P-256.
-    Es256,
-    /// The elliptic curve Ed25519.
-    EdDsa,
-}
-
-impl Algorithm {
-    /// All there are.
-    pub const ALL: [Algorithm; 4] = [Algorithm::Hs256, Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
-
-    /// Its name in a token's header (RFC 7518 §3.1, RFC 8037 §3.1).
-    pub const fn name(self) -> &'static str {
-        match self {
-            Algorithm::Hs256 => "HS256",
-            Algorithm::Rs256 => "RS256",
-            Algorithm::Es256 => "ES256",
-            Algorithm::EdDsa => "EdDSA",
-        }
-    }
-
-    const fn of_library(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Algorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
-            Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-            Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-            Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-        }
-    }
-}
 
 /// The keys tokens are verified with, by the name a token's `kid` calls them, and whose tokens are wanted.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -81,64 +42,6 @@ pub struct Keys {
     issuer: Option<String>,
     audience: Option<String>,
 }
-
-#[derive(Clone)]
-struct Key {
-    name: String,
-    algorithm: Algorithm,
-    verifying: DecodingKey,
-}
-
-impl Key {
-    fn bytes(&self) -> &[u8] {
-        self.verifying.try_get_as_bytes().expect("made from a secret or from PEM, which are bytes")
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ({})", self.name, self.algorithm.name())
-    }
-}
-
-/// Compares options with options, at start: an attacker cannot time it.
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
-        (&self.name, self.algorithm, self.bytes()) == (&other.name, other.algorithm, other.bytes())
-    }
-}
-
-/// Why a key is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyError {
-    /// A key of this name was given before.
-    Duplicate,
-    /// A secret has fewer bytes than [`SECRET_BYTES_MIN`].
-    ShortSecret,
-    /// A secret is a key in PEM, which others may know.
-    PemSecret,
-    /// It is the private half, which has no business on this host.
-    Private,
-    /// It is no public key in PEM, or one of another algorithm.
-    NotOfAlgorithm,
-    /// An RSA key has fewer than 2048 bits.
-    Weak,
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            KeyError::Duplicate => "there is a key of this name",
-            KeyError::ShortSecret => "the secret has fewer than 32 bytes",
-            KeyError::PemSecret => "a key in PEM is no secret",
-            KeyError::Private => "it is a private key, of which only the public half is needed",
-            KeyError::NotOfAlgorithm => "it is no public key of this algorithm in PEM",
-            KeyError::Weak => "the RSA key has fewer than 2048 bits",
-        })
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// Why a token is refused. Says nothing of what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -228,8 +131,7 @@ impl Keys {
         if self.keys.iter().any(|key| key.name == name) {
             return Err(KeyError::Duplicate);
         }
-        let verifying = verifying_key(algorithm, material)?;
-        self.keys.push(Key { name: name.to_owned(), algorithm, verifying });
+        self.keys.push(Key::new(name, algorithm, material)?);
         Ok(())
     }
 
@@ -266,9 +168,7 @@ impl Keys {
         if header.get("alg").and_then(Value::as_str) != Some(key.algorithm.name()) {
             return Err(TokenError::WrongAlgorithm);
         }
-        let algorithm = key.algorithm.of_library();
-        let verified = jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &key.verifying, algorithm);
-        if !verified.unwrap_or(false) {
+        if !key.has_signed(signed, signature) {
             return Err(TokenError::BadSignature);
         }
         self.judge(&object(claims).ok_or(TokenError::BadClaims)?, now_unix_s)
@@ -335,46 +235,4 @@ fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, Toke
         return Err(TokenError::BadClaims);
     }
     Ok(Some(seconds as u64)) // what is negative becomes 0, which has passed as well
-}
-
-/// A key as the library wants it, if it is strong and of this algorithm.
-fn verifying_key(algorithm: Algorithm, material: &[u8]) -> Result<DecodingKey, KeyError> {
-    let label = pem_label(material);
-    if algorithm == Algorithm::Hs256 {
-        return match label {
-            Some(_) => Err(KeyError::PemSecret),
-            None if material.len() < SECRET_BYTES_MIN => Err(KeyError::ShortSecret),
-            None => Ok(DecodingKey::from_secret(material)),
-        };
-    }
-    match label {
-        Some(label) if label.contains("PRIVATE") => return Err(KeyError::Private),
-        Some("PUBLIC KEY" | "RSA PUBLIC KEY") => {}
-        _ => return Err(KeyError::NotOfAlgorithm),
-    }
-    let (key, is_whole): (_, fn(&[u8]) -> Result<bool, KeyError>) = match algorithm {
-        Algorithm::Rs256 => (DecodingKey::from_rsa_pem(material), is_strong_rsa),
-        // A point of P-256, uncompressed (SEC 1 §2.3.3); of P-384 it has 97 bytes.
-        Algorithm::Es256 => (DecodingKey::from_ec_pem(material), |key| Ok(key.len() == 65 && key[0] == 4)),
-        Algorithm::EdDsa => (DecodingKey::from_ed_pem(material), |key| Ok(key.len() == 32)),
-        Algorithm::Hs256 => return Err(KeyError::PemSecret),
-    };
-    let key = key.map_err(|_| KeyError::NotOfAlgorithm)?;
-    match key.try_get_as_bytes().map_or(Ok(false), is_whole)? {
-        true => Ok(key),
-        false => Err(KeyError::NotOfAlgorithm),
-    }
-}
-
-fn is_strong_rsa(key: &[u8]) -> Result<bool, KeyError> {
-    let components = (DEFAULT_PROVIDER.key_utils.rsa_pub_components_from_public_key)(key);
-    let (modulus, _) = components.map_err(|_| KeyError::NotOfAlgorithm)?;
-    if modulus.len() * 8 < RSA_BITS_MIN { Err(KeyError::Weak) } else { Ok(true) }
-}
-
-/// What the first line of a PEM file says is in it.
-fn pem_label(material: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(material).ok()?;
-    let (_, rest) = text.split_once("-----BEGIN ")?;
-    rest.split_once("-----").map(|(label, _)| label)
 }
