@@ -18,6 +18,12 @@ pub(crate) enum Said<'a> {
     Gap { to: u64 },
     /// A command was refused, by its code.
     Refused(String),
+    /// The connection is welcome: the first frame.
+    Welcome,
+    /// The server ends the connection soon, and asks this client to come back after its own delay.
+    Shutdown { delay_ms: u64 },
+    /// The connection itself was refused, and this client is asked to come back after this delay.
+    ComeBack { delay_ms: u64 },
     /// Nothing that matters here.
     Other,
 }
@@ -57,7 +63,12 @@ pub(crate) fn hear(text: &[u8]) -> Option<Said<'_>> {
         "subscribed" => Said::Subscribed { last_offset: frame.last_id.unwrap_or(0) },
         "pong" => Said::Pong(frame.id.and_then(|id| u32::try_from(id).ok())?),
         "gap" => Said::Gap { to: frame.to.unwrap_or(0) },
-        "error" => Said::Refused(frame.code.unwrap_or("unknown").to_owned()),
+        "welcome" => Said::Welcome,
+        "server_shutdown" => Said::Shutdown { delay_ms: frame.reconnect_delay_ms.unwrap_or(0) },
+        "error" => match (frame.id, frame.reconnect_delay_ms) {
+            (None, Some(delay_ms)) => Said::ComeBack { delay_ms },
+            _ => Said::Refused(frame.code.unwrap_or("unknown").to_owned()),
+        },
         _ => Said::Other,
     })
 }
@@ -70,6 +81,8 @@ struct Frame<'a> {
     last_id: Option<u64>,
     to: Option<u64>,
     code: Option<&'a str>,
+    #[serde(rename = "reconnectDelay")]
+    reconnect_delay_ms: Option<u64>,
 }
 
 /// What follows `name` in `text`.
@@ -92,7 +105,7 @@ mod tests {
     fn every_kind_is_recognised_and_the_unknown_read_past() {
         let message = br#"{"type":"message","channel":"c1m","id":42,"data":"abc","userId":"u7","ts":179}"#;
         assert_eq!(hear(message), Some(Said::Delivery { data: b"abc", offset: Some(42) }));
-        let cases: [(&[u8], Said); 6] = [
+        let cases: [(&[u8], Said); 9] = [
             (
                 br#"{"type":"subscribed","id":0,"channel":"c","epoch":"x","last_id":41,"recovered":false}"#,
                 Said::Subscribed { last_offset: 41 },
@@ -103,7 +116,16 @@ mod tests {
                 Said::Gap { to: 47 },
             ),
             (br#"{"type":"error","code":"try_again","error":"no"}"#, Said::Refused("try_again".into())),
-            (br#"{"type":"welcome","connectionId":"a","pingInterval":25000}"#, Said::Other),
+            (br#"{"type":"welcome","connectionId":"a","pingInterval":25000}"#, Said::Welcome),
+            (
+                br#"{"type":"server_shutdown","reason":"deploy","reconnectDelay":5312}"#,
+                Said::Shutdown { delay_ms: 5312 },
+            ),
+            (
+                br#"{"type":"error","code":"try_again","error":"full","reconnectDelay":77}"#,
+                Said::ComeBack { delay_ms: 77 },
+            ),
+            (br#"{"type":"expiring","expiresIn":60}"#, Said::Other),
             (br#"{"type":"message","channel":"c","id":1,"data":{"a":1},"ts":1}"#, Said::Other),
         ];
         for (text, said) in cases {

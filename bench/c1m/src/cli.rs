@@ -32,7 +32,11 @@ pub(crate) enum Row {
     /// Hold with pings, then open-loop echo on random connections
     Alive,
     /// Cut every connection and reconnect it
-    Storm,
+    Storm(Storm),
+    /// Replace the server by another on the same port while its clients are connected and newcomers keep coming
+    Drain(Drain),
+    /// Attackers beside honest echo clients: what these notice, and the server's memory
+    Attack(Attack),
     /// One publishes to all, to a tenth of the connections and to all of them: CPU per delivery, time to the last
     Fanout,
     /// Publications while one subscriber in a hundred never reads: what the others and the server's memory notice
@@ -45,8 +49,9 @@ pub(crate) enum Row {
 
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 10,000
-    /// for fanout and slow; 3,000 for churn; 300 for echo, pipeline and turns]
+    /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 100,000
+    /// for storm --schedule and drain; 10,000 for fanout and slow; 3,000 for churn; 1,000 for attack; 300 for echo,
+    /// pipeline and turns]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) connections: Option<u64>,
     /// Measure a running server instead of starting one (ws://HOST:PORT/PATH, the path as in --path). For fanout, slow
@@ -66,7 +71,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) hold: Duration,
     /// Open-loop echoes a second over all connections [default: 20,000; half of what the closed loop reached for the
-    /// echo row]
+    /// echo row; 2,000 for attack]
     #[arg(long, global = true, value_name = "R")]
     pub(crate) echo_rate: Option<f64>,
     /// How long each load runs
@@ -93,9 +98,17 @@ pub(crate) struct Options {
     /// A further argument for the server it starts; may be given again
     #[arg(long = "server-arg", global = true, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,
+    /// The server it starts is on its guard: production mode with a key made for this run, whose token every connection
+    /// sends, and other limits than those of one address as they come (--server-arg changes them)
+    #[arg(long, global = true, conflicts_with = "url")]
+    pub(crate) production: bool,
+    /// A file with the token every connection sends, as Authorization: Bearer
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "production")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Path at the server it starts, {n} standing for the connection's number. /ws speaks the channel protocol, each
     /// connection subscribed to one channel; any other path is an echo
-    /// [default: /ws?user=u{n} without a row and for alive, fanout, slow and churn; /echo for the others]
+    /// [default: /ws?user=u{n} without a row and for alive, fanout, slow and churn; /ws for storm --schedule and drain;
+    /// /echo for the others]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) path: Option<String>,
     /// Port of the server it starts
@@ -121,12 +134,66 @@ const PAYLOAD_BYTES: usize = 64;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pin {
-    /// Split for echo, pipeline, fanout, slow and churn, share otherwise
+    /// Split for echo, pipeline, fanout, slow, churn and attack, share otherwise
     Auto,
     /// The first half of the cores for the server, the second half for the driver
     Split,
     /// Both use every core
     Share,
+}
+
+#[derive(Args, Clone, PartialEq)]
+pub(crate) struct Storm {
+    /// Each client comes back by itself as the JS client does, instead of all as fast as it goes: after the cut within 1 s,
+    /// after the n-th failure in a row within min(30 s, 1 s x 2^n), after a hint of the server exactly when it says. A client
+    /// refused without Retry-After or a hint fails the run
+    #[arg(long)]
+    pub(crate) schedule: bool,
+}
+
+#[derive(Args, Clone, PartialEq)]
+pub(crate) struct Drain {
+    /// Handshakes a second that keep coming all along; one refused fails the run
+    #[arg(long, default_value_t = 200.0, value_name = "R")]
+    pub(crate) newcomers: f64,
+}
+
+#[derive(Args, Clone, PartialEq)]
+pub(crate) struct Attack {
+    /// Kinds of attack, one after another; each runs as long as --load says, after as long without
+    #[arg(long = "kind", value_enum, value_delimiter = ',', default_values_t = AttackKind::ALL)]
+    pub(crate) kinds: Vec<AttackKind>,
+    /// Attackers of each kind at once
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) attackers: u32,
+}
+
+/// What attackers do.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AttackKind {
+    /// 100 connections each, every one sending its request's head a byte a second
+    SlowHead,
+    /// Pings as fast as they are taken; every other attacker reads no pong
+    PingFlood,
+    /// Messages in fragments of one byte
+    Fragments,
+    /// 100 connections each that ask for 2 MiB of echo and never read, with the smallest window
+    NeverRead,
+    /// Subscribe and unsubscribe on /ws, one new name after another
+    SubscribeChurn,
+    /// Connect, upgrade, reset
+    ConnectionChurn,
+}
+
+impl AttackKind {
+    pub(crate) const ALL: [AttackKind; 6] = [
+        AttackKind::SlowHead,
+        AttackKind::PingFlood,
+        AttackKind::Fragments,
+        AttackKind::NeverRead,
+        AttackKind::SubscribeChurn,
+        AttackKind::ConnectionChurn,
+    ];
 }
 
 #[derive(Args, Clone, PartialEq)]

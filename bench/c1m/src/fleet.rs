@@ -1,7 +1,7 @@
 //! The rings seen from the coordinator: starting them, giving orders, watching the counters, and ending what takes
 //! too long.
 
-use crate::ring::{Order, Outcome, Published, Ring, Spec, Tally, Wires, histogram};
+use crate::ring::{Order, Outcome, Published, Returns, Ring, Spec, Tally, Wires, histogram};
 use crate::target::Target;
 use hdrhistogram::Histogram;
 use megasock::budget::CoreBudget;
@@ -50,6 +50,7 @@ pub(crate) struct Joint {
     pub(crate) opened: u64,
     pub(crate) failures: BTreeMap<String, u64>,
     pub(crate) latency_us: Histogram<u32>,
+    pub(crate) returns: Returns,
 }
 
 impl Default for Joint {
@@ -63,6 +64,7 @@ impl Default for Joint {
             opened: 0,
             failures: BTreeMap::new(),
             latency_us: histogram(),
+            returns: Returns::default(),
         }
     }
 }
@@ -77,6 +79,7 @@ impl Joint {
         for (reason, count) in outcome.failures {
             *self.failures.entry(reason).or_default() += count;
         }
+        self.returns.add(outcome.returns);
         // Both have the same bounds.
         self.latency_us.add(&outcome.latency_us).expect("histograms of one shape");
     }
@@ -209,6 +212,20 @@ impl Fleet {
             look(self);
         }
         started.elapsed()
+    }
+
+    /// Waits until `done` says so, at most until `deadline`; false if it never did.
+    pub(crate) fn wait(&self, deadline: Instant, mut done: impl FnMut(&Fleet) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.interrupted() {
+                return false;
+            }
+            std::thread::sleep(LOOK.min(left));
+        }
     }
 
     /// Ends all threads; the kernel closes what is open.

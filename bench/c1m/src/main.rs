@@ -4,11 +4,18 @@
 //! gives orders to a [`fleet`] of [`ring`]s and reads the host through [`observe`]; [`report`] is what comes out. What is
 //! published is in [`topic`]. [`turns`] compares servers side by side instead.
 
+mod arrivals;
+mod attackers;
+mod backoff;
+mod blocking;
 mod channels;
 mod cli;
 mod fleet;
+mod migrate;
+mod newcomers;
 mod observe;
 mod plan;
+mod production;
 mod progress;
 mod report;
 mod ring;

@@ -1,12 +1,14 @@
 //! The rows: which connections each opens, and the phases it is made of.
 
-use crate::cli::{Options, Row};
+use crate::cli::{Attack, Drain, Options, Row, Storm};
 use crate::fleet::Fleet;
 use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
-use crate::report::{Host, Report, Settings, fanout, page, table};
+use crate::production::{Production, read_token};
+use crate::report::{Host, Report, Settings, fanout, guard, page, table};
 use crate::run::Run;
-use crate::server::{Launch, Server};
+use crate::server::{Launch, Server, beside_this_program};
 use crate::target::{Speech, Target};
+use megasock::config::Config;
 use megasock::sys::host::{HostFacts, raise_nofile};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -24,7 +26,7 @@ enum Size {
 }
 
 /// A row as data.
-struct Recipe {
+struct Recipe<'a> {
     name: &'static str,
     size: Size,
     /// Server and driver on different cores.
@@ -38,16 +40,22 @@ struct Recipe {
     spare_one_in: u64,
     /// It makes no sense without a topic.
     fans_out: bool,
+    /// Room the server has besides.
+    spare: u64,
+    /// As it was asked for.
+    row: Option<&'a Row>,
     phases: fn(&mut Run, &Recipe),
 }
 
-/// Room the server has beside its share, whatever the row.
+/// Room the server has beside its share, where the row needs no more.
 const SERVER_SPARE: u64 = 64;
+/// Room for newcomers and attackers, those included that the server has not done with.
+const STRANGERS_SPARE: u64 = 8_000;
 const ECHO: &str = "/echo";
 /// Each connection a user of its own.
 const CHANNELS: &str = "/ws?user=u{n}";
 
-fn recipe(row: Option<&Row>) -> Recipe {
+fn recipe(row: Option<&Row>) -> Recipe<'_> {
     let many = Size::UpTo(200_000);
     let plain = Recipe {
         name: "all",
@@ -58,10 +66,14 @@ fn recipe(row: Option<&Row>) -> Recipe {
         path: ECHO,
         spare_one_in: 64,
         fans_out: false,
+        spare: SERVER_SPARE,
+        row,
         phases: all,
     };
     let few = Recipe { size: Size::UpTo(300), splits: true, ..plain };
     let topic = Recipe { size: Size::UpTo(10_000), splits: true, path: CHANNELS, fans_out: true, ..plain };
+    // A name is refused in production, where everyone has the same token.
+    let clients = Recipe { size: Size::UpTo(100_000), path: "/ws", spare: STRANGERS_SPARE, ..plain };
     match row {
         None => Recipe { path: CHANNELS, ..plain },
         Some(Row::Idle) => Recipe { name: "idle", size: many, phases: idle, ..plain },
@@ -69,7 +81,12 @@ fn recipe(row: Option<&Row>) -> Recipe {
         Some(Row::Echo | Row::Turns(_)) => Recipe { name: "echo", phases: echo, ..few },
         Some(Row::Pipeline) => Recipe { name: "pipeline", depth: 16, phases: pipeline, ..few },
         Some(Row::Alive) => Recipe { name: "alive", path: CHANNELS, phases: alive, ..plain },
-        Some(Row::Storm) => Recipe { name: "storm", size: many, phases: storm, ..plain },
+        Some(Row::Storm(Storm { schedule: true })) => Recipe { name: "storm", phases: storm, ..clients },
+        Some(Row::Storm(_)) => Recipe { name: "storm", size: many, phases: storm, ..plain },
+        Some(Row::Drain(_)) => Recipe { name: "drain", phases: drain, ..clients },
+        Some(Row::Attack(_)) => {
+            Recipe { name: "attack", size: Size::UpTo(1_000), spare: STRANGERS_SPARE, phases: attack, ..few }
+        }
         Some(Row::Fanout) => Recipe { name: "fanout", phases: fan_out, ..topic },
         Some(Row::Slow) => Recipe { name: "slow", payload_bytes: 1024, phases: slow, ..topic },
         Some(Row::Churn) => {
@@ -80,6 +97,9 @@ fn recipe(row: Option<&Row>) -> Recipe {
 
 /// Echoes a second of an open loop that nobody set.
 const ECHO_RATE: f64 = 20_000.0;
+
+/// The same of the honest beside attackers: a load that leaves the server idle most of the time.
+const HONEST_RATE: f64 = 2_000.0;
 
 /// A run of ten times as many measures how much of their echo rate is left.
 const RETENTION_FROM: f64 = 10_000.0;
@@ -133,11 +153,49 @@ fn alive(run: &mut Run, _: &Recipe) {
     run.echo_each();
 }
 
-fn storm(run: &mut Run, _: &Recipe) {
+fn storm(run: &mut Run, recipe: &Recipe) {
     run.ramp(1.0);
     run.echo_each();
-    run.storm();
+    match recipe.row {
+        Some(Row::Storm(Storm { schedule: true })) => {
+            // Outside production no rate holds, and none holds on the echo.
+            let guarded = run.options.production && run.target.speech == Speech::Channels;
+            let rate = guarded.then(|| announced_rate(run, "--accept-rate", Config::default().accept_rate));
+            run.storm_by_schedule(rate.flatten());
+        }
+        _ => run.storm(),
+    }
     run.echo_each();
+}
+
+fn drain(run: &mut Run, recipe: &Recipe) {
+    let Some(Row::Drain(Drain { newcomers })) = recipe.row else { return };
+    run.ramp(1.0);
+    run.echo_each();
+    let announced = announced_rate(run, "--reconnect-rate", Some(Config::default().reconnect_rate));
+    if let Some(rate) = announced {
+        run.drain(rate, *newcomers);
+    }
+    run.echo_each();
+}
+
+fn attack(run: &mut Run, recipe: &Recipe) {
+    let Some(Row::Attack(Attack { kinds, attackers })) = recipe.row else { return };
+    run.ramp(1.0);
+    run.echo_each();
+    for kind in kinds {
+        run.attack(*kind, *attackers, run.options.echo_rate.unwrap_or(HONEST_RATE));
+    }
+    run.echo_each();
+}
+
+/// What the server started here was told of a rate, or else its default; `None` where it is off.
+fn announced_rate(run: &Run, argument: &str, default: Option<u32>) -> Option<f64> {
+    let written = run.server.as_ref().and_then(|server| server.launch.argument(argument));
+    match written {
+        Some(text) => text.trim_end_matches("/s").replace('_', "").parse().ok(),
+        None => default.map(f64::from),
+    }
 }
 
 fn fan_out(run: &mut Run, _: &Recipe) {
@@ -184,7 +242,7 @@ fn failed(report: &Report) -> bool {
         c.failed + c.lost + wrong + fanout::missing(report) > 0 || c.opened < c.requested
     });
     let refused = report.echo.as_ref().is_some_and(|echo| echo.refused.is_some());
-    !report.interrupted && (broken || refused)
+    !report.interrupted && (broken || refused || guard::broken(report))
 }
 
 fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run, String> {
@@ -195,6 +253,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
     let connections = decide(recipe.size, options.connections, &carried(facts, target.as_ref()))?;
     let reactors = options.reactors.unwrap_or_else(|| reactors(facts, connections, cores.server.len()));
     let mut server = None;
+    let mut token = options.token_file.as_deref().map(read_token).transpose()?;
     let mut settings = Settings {
         driver_cores: Cores::list(&cores.driver),
         in_flight: options.in_flight,
@@ -203,25 +262,36 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
     };
     if target.is_none() {
         let server_cores = Cores::list(&cores.server);
+        let path = options.path.as_deref().unwrap_or(recipe.path);
+        let program = options.server.clone().map_or_else(beside_this_program, Ok)?;
+        let mut args = options.server_args.clone();
+        if options.production {
+            let production = Production::prepare(&program, &options.out, path.starts_with("/ws"))?;
+            args.extend(["--config".to_owned(), production.config.display().to_string()]);
+            token = Some(production.token);
+        }
         let launch = Launch {
-            program: options.server.as_deref(),
+            program,
             port: options.port,
             reactors,
-            connections: connections + connections / recipe.spare_one_in + SERVER_SPARE,
-            cores: &server_cores,
+            connections: connections + connections / recipe.spare_one_in + recipe.spare,
+            cores: server_cores.clone(),
             message_bytes: options.payload(),
-            args: &options.server_args,
-            log: &options.out.join("server.log"),
+            args,
+            log: options.out.join("server.log"),
         };
-        let started = Server::start(&launch)?;
-        let path = options.path.as_deref().unwrap_or(recipe.path);
-        target = Some(Target::parse(&format!("ws://127.0.0.1:{}{path}", started.port), &options.sources)?);
+        let started = Server::start(launch)?;
+        let url = format!("ws://127.0.0.1:{}{path}", started.launch.port);
+        target = Some(Target::parse(&url, &options.sources)?);
         server = Some(started);
         (settings.reactors, settings.server_cores) = (Some(reactors), Some(server_cores));
     }
     let mut target = target.ok_or("no server")?;
     if recipe.fans_out {
         target.fans_out()?;
+    }
+    if let Some(token) = token {
+        target.authorize(&token);
     }
     target.spread(connections, binds(&facts.kernel_release));
     settings.url.clone_from(&target.url);
@@ -242,7 +312,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
         settings,
         ..Report::default()
     };
-    Ok(Run::new(options.clone(), fleet, target, server, report, [cores.server.len(), cores.driver.len()]))
+    Ok(Run::new(options.clone(), fleet, target, server, report, &cores))
 }
 
 /// Whether io_uring can bind a socket (Linux 6.11).

@@ -3,13 +3,17 @@
 //! Each phase is bounded in time and leaves the connections idle. After Ctrl-C the remaining phases do nothing, so the
 //! report holds what was measured until then.
 
+mod attack;
+mod drain;
 mod publish;
+mod storm;
 
 use crate::cli::Options;
 use crate::fleet::{Fleet, Joint, openers};
 use crate::observe::cpu::{ProcessCpu, host_busy};
 use crate::observe::memory::{Memory, rss_bytes_roughly, slab_total_bytes};
 use crate::observe::network::Packets;
+use crate::plan::Cores;
 use crate::progress::Progress;
 use crate::report::{
     Connections, Cpu, Hold, MemoryFigures, Moment, Ramp, Report, Retention, Storm, quantiles,
@@ -42,7 +46,7 @@ pub(crate) struct Run {
     pub(crate) fleet: Fleet,
     pub(crate) server: Option<Server>,
     pub(crate) report: Report,
-    target: Target,
+    pub(crate) target: Target,
     /// There is a topic, and everyone is subscribed to it.
     publishes: bool,
     /// Most resident memory of the server seen during the last publications.
@@ -50,7 +54,7 @@ pub(crate) struct Run {
     server_cpu: Option<ProcessCpu>,
     driver_cpu: ProcessCpu,
     server_core_count: usize,
-    driver_core_count: usize,
+    driver_cores: Vec<usize>,
     before: Memory,
     packets_before: Packets,
     started: Instant,
@@ -70,15 +74,15 @@ impl Run {
         target: Target,
         server: Option<Server>,
         report: Report,
-        core_counts: [usize; 2],
+        cores: &Cores,
     ) -> Run {
         let pid = server.as_ref().map(Server::pid);
         Run {
             before: Memory::now(pid),
             server_cpu: pid.map(ProcessCpu::of),
             driver_cpu: ProcessCpu::of_this_program(),
-            server_core_count: core_counts[0],
-            driver_core_count: core_counts[1],
+            server_core_count: cores.server.len(),
+            driver_cores: cores.driver.clone(),
             packets_before: Packets::now(),
             started: Instant::now(),
             publishes: target.speech.publishes(),
@@ -128,7 +132,7 @@ impl Run {
         let target: u64 = (0..self.fleet.len()).map(|ring| u64::from(wanted(&self.fleet, ring))).sum();
         let slowest = self.options.rate.map_or(RAMP_PER_SECOND_MIN as f64, |rate| rate * 0.8);
         let deadline = Instant::now() + Duration::from_secs_f64(target as f64 / slowest) + GRACE;
-        let at_once = openers(self.driver_core_count).min(self.fleet.len());
+        let at_once = openers(self.driver_cores.len()).min(self.fleet.len());
         let in_flight = (self.options.in_flight / at_once as u32).max(1);
         let per_second = self.options.rate.map(|rate| rate / at_once as f64);
         let rings: Vec<usize> = (0..self.fleet.len()).collect();
@@ -305,7 +309,7 @@ impl Run {
     }
 
     fn note_bottleneck(&mut self, cpu: &Cpu) {
-        let driver = cpu.driver_cores / self.driver_core_count as f64;
+        let driver = cpu.driver_cores / self.driver_cores.len() as f64;
         let server = cpu.server_cores.map_or(0.0, |cores| cores / self.server_core_count as f64);
         if driver > BUSY && server < BUSY {
             self.note(format!(
@@ -322,35 +326,8 @@ impl Run {
         if self.over() {
             return;
         }
-        let rings = self.fleet.len();
-        let from = Instant::now() + PACED_LEAD;
-        let until = from + load;
-        let payload_bytes = self.options.payload();
-        let echoed = self.fleet.tally().echoes;
-        // A ring's share of the rate is its share of the connections; the rings start evenly apart.
-        let slots = self.fleet.slots_total() as f64;
-        let share = |ring| f64::from(self.fleet.slots(ring)) / slots;
-        let mut progress =
-            Progress::new("echo, open loop", (per_second * load.as_secs_f64()) as u64, self.pid());
-        let joint = self.fleet.run_all(
-            until + GRACE,
-            |ring| {
-                let stagger =
-                    Duration::from_secs_f64(ring as f64 / rings as f64 / (per_second * share(ring)));
-                Order::Paced {
-                    payload_bytes,
-                    per_second: per_second * share(ring),
-                    from: from + stagger,
-                    until,
-                }
-            },
-            |fleet| progress.at(fleet.tally().echoes - echoed),
-        );
-        drop(progress);
-        // All rings' messages are due within `load`; an answer after it counts, its lateness is in its latency. The
-        // rate is what came back over the time until the last one did.
-        let achieved =
-            joint.echoes as f64 / (joint.wall - PACED_LEAD.min(joint.wall)).max(load).as_secs_f64();
+        let joint = self.paced_echoes("echo, open loop", per_second, load, |_| {});
+        let achieved = achieved(&joint, load);
         let echo = self.report.echo.get_or_insert_default();
         echo.rate_intended = Some(per_second);
         echo.rate_achieved = Some(achieved);
@@ -363,8 +340,46 @@ impl Run {
             echo.max_us = Some(joint.latency_us.max());
             self.report.echo_latency = quantiles(&joint.latency_us);
         }
+    }
+
+    /// Messages at fixed times for so long; `look` is called while they are under way.
+    fn paced_echoes(
+        &mut self,
+        what: &'static str,
+        per_second: f64,
+        load: Duration,
+        mut look: impl FnMut(&Fleet),
+    ) -> Joint {
+        let rings = self.fleet.len();
+        let from = Instant::now() + PACED_LEAD;
+        let until = from + load;
+        let payload_bytes = self.options.payload();
+        let echoed = self.fleet.tally().echoes;
+        // A ring's share of the rate is its share of the connections; the rings start evenly apart.
+        let slots = self.fleet.slots_total() as f64;
+        let share = |ring| f64::from(self.fleet.slots(ring)) / slots;
+        let mut progress = Progress::new(what, (per_second * load.as_secs_f64()) as u64, self.pid());
+        let joint = self.fleet.run_all(
+            until + GRACE,
+            |ring| {
+                let stagger =
+                    Duration::from_secs_f64(ring as f64 / rings as f64 / (per_second * share(ring)));
+                Order::Paced {
+                    payload_bytes,
+                    per_second: per_second * share(ring),
+                    from: from + stagger,
+                    until,
+                }
+            },
+            |fleet| {
+                progress.at(fleet.tally().echoes - echoed);
+                look(fleet);
+            },
+        );
+        drop(progress);
         self.note_failures(&joint);
         self.count(0, &joint);
+        joint
     }
 
     /// Cuts every connection and opens as many again.
@@ -392,6 +407,7 @@ impl Run {
             refused: after.refused - before.refused,
             failed: after.failed - before.failed,
             reopened: after.open,
+            homecoming: None,
         });
     }
 
@@ -446,6 +462,12 @@ impl Run {
         drop(self.server);
         self.report
     }
+}
+
+/// All messages of a paced load are due within `load`; an answer after it counts, its lateness is in its latency. The rate is
+/// what came back over the time until the last one did.
+fn achieved(joint: &Joint, load: Duration) -> f64 {
+    joint.echoes as f64 / (joint.wall - PACED_LEAD.min(joint.wall)).max(load).as_secs_f64()
 }
 
 fn moment(started: Instant, fleet: &Fleet, pid: Option<u32>) -> Moment {

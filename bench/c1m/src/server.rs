@@ -5,78 +5,110 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Time a server may take to answer `GET /health`.
 const START_MAX: Duration = Duration::from_secs(20);
 /// Time it may take to end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// What it prints once it does.
+const LISTENING: &str = " listening on ";
 const POLL: Duration = Duration::from_millis(20);
 
 /// What to start.
-pub(crate) struct Launch<'a> {
-    pub(crate) program: Option<&'a Path>,
+#[derive(Clone)]
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
     pub(crate) port: u16,
     pub(crate) reactors: usize,
     pub(crate) connections: u64,
-    pub(crate) cores: &'a str,
-    pub(crate) args: &'a [String],
+    pub(crate) cores: String,
+    pub(crate) args: Vec<String>,
     /// Longest message of the run.
     pub(crate) message_bytes: usize,
-    pub(crate) log: &'a Path,
+    pub(crate) log: PathBuf,
 }
 
 /// A running server.
 pub(crate) struct Server {
     child: Child,
-    pub(crate) port: u16,
+    /// As it was started, on the port it has.
+    pub(crate) launch: Launch,
 }
 
-impl Server {
-    /// Starts it and waits until it answers.
-    pub(crate) fn start(launch: &Launch) -> Result<Server, String> {
-        let program = launch.program.map_or_else(beside_this_program, |path| Ok(path.to_owned()))?;
-        let port = free_port(launch.port)?;
-        let log = File::create(launch.log).map_err(|error| format!("{}: {error}", launch.log.display()))?;
+impl Launch {
+    fn spawn(&self, further: &[&str]) -> Result<Child, String> {
+        let log = File::create(&self.log).map_err(|error| format!("{}: {error}", self.log.display()))?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let mut command = Command::new(&program);
-        command.args(["serve", "--listen", &format!("0.0.0.0:{port}"), "--cores", launch.cores]);
-        command.args(["--reactors", &launch.reactors.to_string()]);
-        command.args(["--max-connections", &launch.connections.to_string()]);
-        if launch.message_bytes > 65_536 {
-            command.args(["--max-message-bytes", &launch.message_bytes.to_string()]);
+        let mut command = Command::new(&self.program);
+        command.args(["serve", "--listen", &format!("0.0.0.0:{}", self.port), "--cores", &self.cores]);
+        command.args(["--reactors", &self.reactors.to_string()]);
+        command.args(["--max-connections", &self.connections.to_string()]);
+        if self.message_bytes > 65_536 {
+            command.args(["--max-message-bytes", &self.message_bytes.to_string()]);
         }
-        command.args(launch.args);
-        let child = command
+        command
+            .args(&self.args)
+            .args(further)
             .stdin(Stdio::null())
             .stdout(Stdio::from(log))
             .stderr(Stdio::from(errors))
             // Ctrl-C is for the driver: a server that stopped at it would look like a million lost connections.
             .process_group(0)
             .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
-        let mut server = Server { child, port };
-        server.await_health().map_err(|why| {
-            let said = std::fs::read_to_string(launch.log).unwrap_or_default();
-            format!("the server {why}; it said:\n{}", said.trim())
-        })?;
+            .map_err(|error| format!("{}: {error}", self.program.display()))
+    }
+
+    /// A value among the arguments, written as `--name=value` or as two.
+    pub(crate) fn argument(&self, name: &str) -> Option<&str> {
+        let after = self.args.iter().zip(self.args.iter().skip(1).map(Some).chain([None]));
+        let values = after.filter_map(|(arg, next)| match arg.strip_prefix(name)? {
+            "" => next.map(String::as_str),
+            rest => rest.strip_prefix('='),
+        });
+        values.last()
+    }
+}
+
+impl Server {
+    /// Starts it on the first free port from the one given, and waits until it answers.
+    pub(crate) fn start(mut launch: Launch) -> Result<Server, String> {
+        launch.port = free_port(launch.port)?;
+        let mut server = Server { child: launch.spawn(&[])?, launch };
+        server.await_sign(|server| healthy(server.launch.port), "answer GET /health")?;
         Ok(server)
     }
 
-    fn await_health(&mut self) -> Result<(), String> {
+    /// Starts another on the same port, to replace this one. Its word counts, not an answer: that could be this one's.
+    pub(crate) fn start_beside(&self) -> Result<Server, String> {
+        let launch = Launch { log: self.launch.log.with_file_name("server-2.log"), ..self.launch.clone() };
+        let mut server = Server { child: launch.spawn(&["--replace", "on"])?, launch };
+        server.await_sign(|server| server.said().contains(LISTENING), "say that it listens")?;
+        Ok(server)
+    }
+
+    fn await_sign(&mut self, sign: impl Fn(&Server) -> bool, what: &str) -> Result<(), String> {
         let started = Instant::now();
-        while started.elapsed() < START_MAX {
+        let why = loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("ended at once ({status})"));
+                break format!("ended at once ({status})");
             }
-            if healthy(self.port) {
+            if sign(self) {
                 return Ok(());
             }
+            if started.elapsed() > START_MAX {
+                break format!("did not {what} within {} s", START_MAX.as_secs());
+            }
             std::thread::sleep(POLL);
-        }
-        Err(format!("did not answer GET /health within {} s", START_MAX.as_secs()))
+        };
+        Err(format!("the server {why}; it said:\n{}", self.said().trim()))
+    }
+
+    /// All it printed so far.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.launch.log).unwrap_or_default()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -87,16 +119,26 @@ impl Server {
     pub(crate) fn alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
-}
 
-impl Drop for Server {
-    /// SIGTERM, and SIGKILL for one that does not end.
-    fn drop(&mut self) {
+    /// How it ended; `None` while it runs.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid.filter(|_| self.alive()) {
             // It may end between the look and the signal; then there is nothing to do.
             let _ = kill_process(pid, Signal::TERM);
         }
+    }
+}
+
+impl Drop for Server {
+    /// SIGTERM, and SIGKILL for one that does not end.
+    fn drop(&mut self) {
+        self.terminate();
         let asked = Instant::now();
         while self.alive() && asked.elapsed() < STOP_MAX {
             std::thread::sleep(POLL);
@@ -106,7 +148,8 @@ impl Drop for Server {
     }
 }
 
-fn beside_this_program() -> Result<PathBuf, String> {
+/// The server built beside this program.
+pub(crate) fn beside_this_program() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("megasock");
     if program.exists() {
         return Ok(program);
@@ -138,20 +181,33 @@ fn healthy(port: u16) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_server_that_cannot_start_is_quoted() {
-        let log = std::env::temp_dir().join(format!("c1m-server-{}.log", std::process::id()));
-        let launch = Launch {
-            program: Some(Path::new("/bin/false")),
+    fn launch(args: &[&str]) -> Launch {
+        Launch {
+            program: "/bin/false".into(),
             port: 9700,
             reactors: 1,
             connections: 1,
-            cores: "0",
+            cores: "0".into(),
             message_bytes: 64,
-            args: &[],
-            log: &log,
-        };
-        assert!(Server::start(&launch).err().unwrap().contains("ended at once"));
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            log: std::env::temp_dir().join(format!("c1m-server-{}.log", std::process::id())),
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_start_is_quoted() {
+        let launch = launch(&[]);
+        let log = launch.log.clone();
+        assert!(Server::start(launch).err().unwrap().contains("ended at once"));
         std::fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    fn an_argument_is_found_either_way_and_the_last_one_counts() {
+        let launch =
+            launch(&["--accept-rate=5/s", "--origins", "a", "--accept-rates", "x", "--accept-rate", "7/s"]);
+        assert_eq!(launch.argument("--accept-rate"), Some("7/s"));
+        assert_eq!(launch.argument("--origins"), Some("a"));
+        assert_eq!((launch.argument("--origin"), launch.argument("--replace")), (None, None));
     }
 }

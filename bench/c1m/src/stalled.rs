@@ -1,11 +1,10 @@
 //! Subscribers that never read: ordinary blocking sockets with the smallest receive buffer, set before they connect. They
 //! take part until they are subscribed; then what the server sends them stays where it is.
 
+use crate::blocking;
 use crate::channels::{self, Said};
 use crate::target::{Speech, Target};
 use crate::wire::{self, Heard, hear};
-use megasock::proto::client;
-use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -57,32 +56,10 @@ fn lives(stream: &mut TcpStream) -> bool {
 }
 
 fn subscriber(target: &Target, n: u64) -> Result<TcpStream, String> {
-    let (to, from) = target.route(n);
-    let connect = || -> std::io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-        if let Some(from) = from {
-            socket.bind(&from.into())?;
-        }
-        socket.connect_timeout(&to.into(), OPEN_MAX)?;
-        socket.set_read_timeout(Some(OPEN_MAX))?;
-        let mut stream = TcpStream::from(socket);
-        stream.write_all(&target.request(n))?;
-        Ok(stream)
-    };
-    let mut stream = connect().map_err(|error| error.to_string())?;
-    let mut received = Vec::new();
-    let response = loop {
-        read_more(&mut stream, &mut received)?;
-        match client::parse_upgrade_response(&received) {
-            Ok(None) => {}
-            Ok(Some(response)) if response.status == 101 => break response,
-            Ok(Some(response)) => return Err(format!("HTTP status {}", response.status)),
-            Err(error) => return Err(error.to_string()),
-        }
-    };
+    let connected = blocking::connect(target, n, Some(RECEIVE_BUFFER_BYTES), OPEN_MAX);
+    let mut stream = connected.map_err(|error| error.to_string())?;
+    let received = blocking::upgrade(&mut stream, target, n).map_err(|why| why.to_string())?;
     if target.speech == Speech::Channels {
-        received.drain(..response.consumed);
         subscribe(&mut stream, target, n, received)?;
     }
     Ok(stream)
@@ -104,17 +81,6 @@ fn subscribe(stream: &mut TcpStream, target: &Target, n: u64, mut received: Vec<
             }
         }
         received.clear();
-        read_more(stream, &mut received)?;
-    }
-}
-
-fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<(), String> {
-    let mut piece = [0; 1024];
-    match stream.read(&mut piece).map_err(|error| error.to_string())? {
-        0 => Err("closed by the server".into()),
-        count => {
-            received.extend_from_slice(&piece[..count]);
-            Ok(())
-        }
+        blocking::read_more(stream, &mut received).map_err(|error| error.to_string())?;
     }
 }

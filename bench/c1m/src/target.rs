@@ -103,6 +103,21 @@ impl Target {
         Ok(())
     }
 
+    /// The same server at another path.
+    pub(crate) fn on_path(&self, path: &str) -> Target {
+        let request = self.request.join(NUMBER);
+        let rest = request.split_once(" HTTP/1.1").map_or("", |(_, rest)| rest);
+        Target { request: vec![format!("GET {path} HTTP/1.1{rest}")], ..self.clone() }
+    }
+
+    /// Every connection sends this token.
+    pub(crate) fn authorize(&mut self, token: &str) {
+        if let Some(end) = self.request.last_mut() {
+            end.truncate(end.len() - "\r\n".len());
+            *end += &format!("Authorization: Bearer {token}\r\n\r\n");
+        }
+    }
+
     /// The upgrade request of connection `n`.
     pub(crate) fn request(&self, n: u64) -> Vec<u8> {
         self.request.join(&n.to_string()).into_bytes()
@@ -183,5 +198,12 @@ mod tests {
         };
         assert!(request("ws://127.0.0.1:7/ws?user=u{n}", 12).starts_with("GET /ws?user=u12 HTTP/1.1\r\n"));
         assert!(request("ws://127.0.0.1:7/echo", 12).starts_with("GET /echo HTTP/1.1\r\n"));
+        let mut target = Target::parse("ws://127.0.0.1:7/ws?n={n}", &[]).unwrap();
+        target.authorize("a.b.c");
+        let request = String::from_utf8(target.request(3)).unwrap();
+        assert!(request.starts_with("GET /ws?n=3 ") && request.matches("\r\n\r\n").count() == 1);
+        let elsewhere = String::from_utf8(target.on_path("/echo").request(3)).unwrap();
+        assert_eq!(elsewhere, request.replace("/ws?n=3", "/echo"));
+        assert!(request.ends_with("\r\nAuthorization: Bearer a.b.c\r\n\r\n"));
     }
 }

@@ -157,7 +157,8 @@ pub(crate) enum Heard<'a> {
     },
     Ping(Vec<u8>),
     Pong,
-    Close,
+    /// The end, with its code where it has one.
+    Close(Option<u16>),
 }
 
 /// The server broke the protocol.
@@ -193,7 +194,10 @@ pub(crate) fn hear<'a>(
         match header.opcode {
             Opcode::Ping => return Ok(Some(Heard::Ping(control))),
             Opcode::Pong => return Ok(Some(Heard::Pong)),
-            Opcode::Close => return Ok(Some(Heard::Close)),
+            Opcode::Close => {
+                let code = control.first_chunk().map(|code| u16::from_be_bytes(*code));
+                return Ok(Some(Heard::Close(code)));
+            }
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
                 if header.fin
                     && partial.is_none()
@@ -274,6 +278,16 @@ pub(crate) fn hear_bytes<'a>(
     Some(Heard::Data { bytes, at, last })
 }
 
+/// What `Retry-After` says in a response's head, in seconds.
+pub(crate) fn retry_after_s(head: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(head).ok()?;
+    let fields = text.split("\r\n").skip(1).take_while(|line| !line.is_empty());
+    fields
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +335,7 @@ mod tests {
                         }
                     }
                     Heard::Ping(body) => pings.push(body),
-                    Heard::Pong | Heard::Close => panic!("not sent"),
+                    Heard::Pong | Heard::Close(_) => panic!("not sent"),
                 }
             }
         }
@@ -375,6 +389,24 @@ mod tests {
             let (mut partial, mut input) = (None, &stream[..]);
             let end = std::iter::from_fn(|| hear(&mut partial, &mut input).transpose()).find(Result::is_err);
             assert_eq!(end, Some(Err(Garbled)));
+        }
+    }
+
+    #[test]
+    fn a_close_says_its_code_and_a_refusal_when_to_come_back() {
+        for (body, code) in [(&[0x03, 0xF4, b'x'][..], Some(1012)), (&[], None)] {
+            let frame = server_frame(0x88, body);
+            assert_eq!(hear(&mut None, &mut &frame[..]), Ok(Some(Heard::Close(code))));
+        }
+        let head =
+            |field| format!("HTTP/1.1 429 Too Many Requests\r\nServer: x\r\n{field}\r\n\r\nretry-after: 9");
+        for (field, seconds) in [
+            ("Retry-After: 5", Some(5)),
+            ("retry-after:17 ", Some(17)),
+            ("Retry-After: soon", None),
+            ("A: b", None),
+        ] {
+            assert_eq!(retry_after_s(head(field).as_bytes()), seconds, "{field}");
         }
     }
 

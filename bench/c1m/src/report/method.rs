@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-const METHOD: [(&str, &str); 11] = [
+const METHOD: [(&str, &str); 13] = [
     (
         "ramp",
         "From the first connect to the last connection open; in channels one is open once its subscription is \
@@ -22,7 +22,27 @@ const METHOD: [(&str, &str); 11] = [
     ),
     ("cpu", "Schedstat time of all threads of the server during the closed loop, over the answers."),
     ("retention", "The same closed loop with few and with all connections open, in one run."),
-    ("storm", "From the first cut to the last connection open again."),
+    (
+        "storm",
+        "From the first cut to the last connection open again: as fast as it goes, or, where there are attempts, each client \
+         by itself as clients/js does: after a cut a random delay below 1 s, after the n-th failure in a row one below \
+         min(30 s, 1 s x 2^n), after a hint exactly that. A browser does not see Retry-After, so it is counted and not \
+         followed. Peaks are over any second, and any tenth of one, of welcomes as they reach the driver.",
+    ),
+    (
+        "drain",
+        "A second server starts on the port of the first, which is then sent SIGTERM. Each client comes back after the delay \
+         it was told, counted from its close; newcomers handshake at a steady rate all along, from threads of their own. \
+         Peaks are over any second, and any tenth of one, of welcomes as they reach the driver.",
+    ),
+    (
+        "attacks",
+        "Honest clients echo in an open loop, each latency from when its message was due: alone, then at once beside the \
+         attackers, for each kind. The attackers are threads on the driver's cores with the least share of them (nice \
+         19), so that what the honest clients lose they lose at the server; being run now and then by the same cores \
+         still costs them some. Wire bytes are those of the attackers' TCP streams, both ways. Resident memory from \
+         smaps_rollup, its peak four times a second.",
+    ),
     (
         "fanout",
         "One publishes in a closed loop; every delivery is counted, compared byte for byte and must be the next in \

@@ -2,6 +2,7 @@
 //! absent, never zero.
 
 pub(crate) mod fanout;
+pub(crate) mod guard;
 mod method;
 pub(crate) mod page;
 mod plot;
@@ -9,6 +10,7 @@ pub(crate) mod table;
 
 use crate::observe::network::Packets;
 use fanout::{Broadcast, Churn, FanOut, Slow};
+use guard::{Attack, Drain, Homecoming};
 use hdrhistogram::Histogram;
 use megasock::sys::host::HostFacts;
 use serde::Serialize;
@@ -40,6 +42,10 @@ pub(crate) struct Report {
     pub(crate) retention: Option<Retention>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) storm: Option<Storm>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain: Option<Drain>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) attacks: Vec<Attack>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) fanout: Vec<FanOut>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,6 +232,9 @@ pub(crate) struct Storm {
     pub(crate) refused: u64,
     pub(crate) failed: u64,
     pub(crate) reopened: u64,
+    /// By the schedule: how the clients came back.
+    #[serde(flatten)]
+    pub(crate) homecoming: Option<Homecoming>,
 }
 
 impl Moment {
@@ -279,6 +288,8 @@ mod tests {
             "broadcast",
             "slow",
             "churn",
+            "drain",
+            "attacks",
             "timeline",
         ] {
             assert!(empty.get(phase).is_none(), "{phase}");
@@ -315,7 +326,7 @@ mod tests {
                 driver_cores: 1.0,
                 host_us_per_message: 1.0,
             }),
-            storm: Some(Storm { seconds: 1.0, refused: 0, failed: 0, reopened: 1 }),
+            storm: Some(Storm { seconds: 1.0, refused: 0, failed: 0, reopened: 1, homecoming: None }),
             broadcast: Some(Broadcast {
                 subscribers: 1,
                 seconds_to_last: 1.0,

@@ -1,5 +1,6 @@
 //! report.json and report.html. The page is one file that needs nothing else: table, plots, settings.
 
+use super::guard::Homecoming;
 use super::{Report, method, plot, table};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -48,6 +49,7 @@ fn html(report: &Report, method: &Map<String, Value>) -> String {
         ("Ramp", plot::ramp(&report.timeline)),
         ("Memory", plot::memory(&report.timeline)),
         ("Latency", plot::latency(&report.echo_latency)),
+        ("Coming back", homecoming(report).and_then(plot::homecoming)),
     ];
     for (name, svg) in plots {
         if let Some(svg) = svg {
@@ -66,6 +68,12 @@ fn html(report: &Report, method: &Map<String, Value>) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
+}
+
+/// Of the row that has one.
+fn homecoming(report: &Report) -> Option<&Homecoming> {
+    let storm = report.storm.as_ref().and_then(|storm| storm.homecoming.as_ref());
+    storm.or(report.drain.as_ref().map(|drain| &drain.homecoming))
 }
 
 fn place(report: &Report) -> String {

@@ -1,6 +1,7 @@
 //! The plots of the page, as SVG whose colours are the page's: each is drawn in a marker colour that is then replaced
 //! by a CSS variable, so that one drawing serves light and dark.
 
+use super::guard::Homecoming;
 use super::{Moment, Quantile};
 use plotters::prelude::*;
 
@@ -62,6 +63,18 @@ pub(super) fn latency(quantiles: &[Quantile]) -> Option<String> {
     let time = |exponent: f64| super::table::time(10f64.powf(exponent).round() as u64);
     let axes = Axes { x: "percentile", y: "latency", x_label: percentile, y_label: time };
     draw(&[Curve { name: "echo latency from the intended send", color: FIRST, points }], &axes)
+}
+
+/// Attempts and welcomes a second, as clients come back.
+pub(super) fn homecoming(home: &Homecoming) -> Option<String> {
+    let attempts = home.attempts_per_100ms.per_second().collect();
+    let welcomed = home.welcomed_per_100ms.per_second().collect();
+    let axes = Axes { x: "seconds", y: "a second", x_label: |x| format!("{x:.0}"), y_label: thousands };
+    let curves = [
+        Curve { name: "attempts", color: SECOND, points: attempts },
+        Curve { name: "welcomed", color: FIRST, points: welcomed },
+    ];
+    draw(&curves, &axes)
 }
 
 fn trim(percent: f64) -> String {

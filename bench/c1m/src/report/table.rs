@@ -1,6 +1,6 @@
 //! The one table a run prints.
 
-use super::{Report, fanout};
+use super::{Report, fanout, guard};
 use std::fmt::Write;
 
 /// Rows of name, value and remark.
@@ -89,6 +89,7 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
         let refused = format!("{} refused, {} failed", count(storm.refused), count(storm.failed));
         row("storm", format!("{:.1} s", storm.seconds), refused);
     }
+    guard::rows(report, &mut row);
     if let Some(packets) = &report.packets {
         let resent = format!("{} retransmits", count(packets.retransmits));
         row("packets dropped", count(packets.softnet_drops), resent);

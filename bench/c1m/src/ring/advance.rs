@@ -1,5 +1,6 @@
 //! How a work goes forward: what it starts each turn, and what an opened, answered or ended connection means to it.
 
+use super::clients::Clients;
 use super::peer::Phase;
 use super::work::{Kind, Order, Work, histogram};
 use super::{Ring, Script};
@@ -50,6 +51,11 @@ impl Ring {
             Order::Publish(order) => (None, self.publication(order, us(order.until))),
             Order::Collect => (None, Kind::Collect),
             Order::Cut { part } => (None, Kind::Cut { next: 0, part }),
+            Order::Return { cut, from } => {
+                let clients = Clients::new(slots as usize, self.now_us, us(from));
+                self.clients = Some(Box::new(clients));
+                (None, Kind::Return { next: if cut { 0 } else { slots } })
+            }
         };
         if let Some(bytes) = payload_bytes {
             self.script = Script::new(self.spec.target.speech, bytes);
@@ -59,6 +65,7 @@ impl Ring {
 
     /// Starts what is due, and reports the work once it is done.
     pub(super) fn advance(&mut self) {
+        self.bring_back();
         let Some(mut work) = self.work.take() else { return };
         if !work.draining {
             match &mut work.kind {
@@ -72,11 +79,15 @@ impl Ring {
                     work.draining = true;
                 }
                 Kind::Cut { .. } => self.cut_next(&mut work),
+                Kind::Return { .. } => {} // done above, for it needs the work where it is
             }
         }
         self.note_received(&mut work);
         if work.draining && work.in_flight == 0 {
             work.outcome.failures = std::mem::take(&mut self.failures);
+            if let (Kind::Return { .. }, Some(clients)) = (&work.kind, self.clients.take()) {
+                work.outcome.returns = clients.returns;
+            }
             work.outcome.elapsed_us = self.now_us.saturating_sub(work.started_us).max(1);
             self.pool.trim(super::BUFFERS_IDLE);
             // The coordinator may be gone: then the next order is to quit.
@@ -94,19 +105,23 @@ impl Ring {
         while *next < *count && work.in_flight < *window && f64::from(*next) < allowed {
             let slot = *next;
             *next += 1;
-            let peer = &mut self.peers[slot as usize];
-            if peer.phase != Phase::Free {
-                continue;
+            if self.peers[slot as usize].phase == Phase::Free {
+                work.in_flight += 1;
+                self.connect(slot);
             }
-            peer.phase = Phase::Connecting;
-            peer.due_us = self.now_us;
-            work.in_flight += 1;
-            // A slot's next connection goes another way, so that it does not meet its predecessor's TIME_WAIT.
-            let (to, from) =
-                self.spec.target.route(self.spec.first + u64::from(slot) + u64::from(peer.generation));
-            self.io.connect(peer.id(slot), to, from);
         }
         work.draining = *next == *count;
+    }
+
+    /// Begins a connection on a free slot.
+    pub(super) fn connect(&mut self, slot: u32) {
+        let peer = &mut self.peers[slot as usize];
+        peer.phase = Phase::Connecting;
+        peer.due_us = self.now_us;
+        // A slot's next connection goes another way, so that it does not meet its predecessor's TIME_WAIT.
+        let (to, from) =
+            self.spec.target.route(self.spec.first + u64::from(slot) + u64::from(peer.generation));
+        self.io.connect(peer.id(slot), to, from);
     }
 
     fn sweep_next(&mut self, work: &mut Work) {
@@ -167,7 +182,7 @@ impl Ring {
     }
 
     /// xorshift64: any fixed sequence without a pattern does.
-    fn random_below_one(&mut self) -> f64 {
+    pub(super) fn random_below_one(&mut self) -> f64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -241,10 +256,14 @@ impl Ring {
         match self.spec.target.speech {
             Speech::Channels => self.subscribe(slot),
             Speech::Topic => {
+                self.welcomed(slot);
                 self.peers[slot as usize].next = self.spec.target.topic.first_for(None);
                 self.opened(slot);
             }
-            Speech::Echo | Speech::Bytes => self.opened(slot),
+            Speech::Echo | Speech::Bytes => {
+                self.welcomed(slot);
+                self.opened(slot);
+            }
         }
     }
 
@@ -258,13 +277,18 @@ impl Ring {
             work.outcome.opened += 1;
             work.outcome.latency_us.saturating_record(self.now_us.saturating_sub(peer.due_us));
         }
+        self.is_back(slot);
     }
 
-    /// The server answered the upgrade with something else than 101 and the right key; 0 is no HTTP at all.
-    pub(super) fn refuse(&mut self, slot: u32, status: u16) {
+    /// The server answered the upgrade with something else than 101 and the right key; 0 is no HTTP at all. `announced`: it
+    /// says when to try again.
+    pub(super) fn refuse(&mut self, slot: u32, status: u16, announced: bool) {
         self.tally.refused += u64::from(status == 503);
         let reason =
             if status == 0 { "not an HTTP response".into() } else { format!("HTTP status {status}") };
+        if self.returning().is_some() {
+            return self.client_ended(slot, reason, None, announced && matches!(status, 429 | 503));
+        }
         self.failed(reason);
         self.begin_close(slot);
     }
@@ -283,6 +307,9 @@ impl Ring {
 
     /// Gives a connection up.
     pub(super) fn end_because(&mut self, slot: u32, reason: String) {
+        if self.peers[slot as usize].phase.is_wanted() && self.returning().is_some() {
+            return self.client_ended(slot, reason, None, false);
+        }
         let peer = &self.peers[slot as usize];
         match peer.phase {
             Phase::Connecting => self.failed(format!("connect: {reason}")),

@@ -50,7 +50,7 @@ impl Ring {
                     client::encode_masked(&mut said, Opcode::Pong, key, &body);
                 }
                 Ok(Some(Heard::Pong)) => {}
-                Ok(Some(Heard::Close)) => break Some("closed by the server".to_owned()),
+                Ok(Some(Heard::Close(code))) => return self.closed_by_server(slot, code),
                 Err(_) => break Some("not a WebSocket frame".to_owned()),
             }
         };
@@ -60,6 +60,20 @@ impl Ring {
         if !said.is_empty() {
             self.say(slot, said);
         }
+    }
+
+    /// The server has closed. A client that comes back answers as RFC 6455 §5.5.1 asks.
+    fn closed_by_server(&mut self, slot: u32, code: Option<u16>) {
+        if self.returning().is_none() {
+            return self.end_because(slot, "closed by the server".to_owned());
+        }
+        let body = code.map(u16::to_be_bytes).unwrap_or_default();
+        let mut bytes = Vec::new();
+        let key = (self.number(slot) as u32).to_le_bytes();
+        client::encode_masked(&mut bytes, Opcode::Close, key, if code.is_some() { &body } else { &[] });
+        self.say(slot, bytes);
+        let reason = code.map_or("close".to_owned(), |code| format!("close {code}"));
+        self.client_ended(slot, reason, code, false);
     }
 
     /// One whole message; what follows from it is appended to `reply`.
@@ -93,6 +107,10 @@ impl Ring {
                 let peer = &mut self.peers[slot as usize];
                 peer.next = peer.next.max(self.spec.target.topic.after_gap(to));
             }
+            Said::Welcome => self.welcomed(slot),
+            Said::Shutdown { delay_ms } => self.hinted(slot, delay_ms, true),
+            Said::ComeBack { delay_ms } if self.returning().is_some() => self.hinted(slot, delay_ms, false),
+            Said::ComeBack { delay_ms } => return Err(format!("refused for {delay_ms} ms")),
             Said::Refused(code) => return Err(format!("a command was refused: {code}")),
             Said::Subscribed { .. } | Said::Other => {}
         }

@@ -5,13 +5,16 @@
 //! Nothing here locks: orders come by channel and bell, counts go out as relaxed atomics once a turn.
 
 mod advance;
+mod clients;
 mod listen;
 mod peer;
 mod publish;
+mod tally;
 mod work;
 
 use crate::target::{ACCEPT, Speech, Target};
-use crate::wire::{Heard, Script, hear, hear_bytes};
+use crate::wire::{Heard, Script, hear, hear_bytes, retry_after_s};
+use clients::Clients;
 use hdrhistogram::Histogram;
 use megasock::budget::CoreBudget;
 use megasock::buf::{Pool, Segment, SendQueue};
@@ -24,11 +27,12 @@ use peer::{AGAIN, ARMED, HUNG, Peer, Phase, RECEIVING, SENDING, SPOKE};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
-use work::Work;
+use work::{Kind, Work};
 
+pub(crate) use clients::Returns;
+pub(crate) use tally::{Published, Tally};
 pub(crate) use work::{Order, Outcome, Publish, histogram};
 
 const POLL_HUNG: i32 = 0x10 | 0x2000; // POLLHUP | POLLRDHUP
@@ -40,74 +44,6 @@ const LISTENED_WITHIN: Duration = Duration::from_millis(5);
 const BUFFERS_MAX: u32 = 64;
 /// Buffers kept while there is nothing to do.
 const BUFFERS_IDLE: usize = 2;
-
-/// What a ring counts, published once a turn.
-#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Connections open now.
-    pub(crate) open: u64,
-    /// Connects and upgrades that failed.
-    pub(crate) failed: u64,
-    /// Of these, refused by the server: 503, or a reset.
-    pub(crate) refused: u64,
-    /// Connections that ended and should not have.
-    pub(crate) lost: u64,
-    /// Echoes verified.
-    pub(crate) echoes: u64,
-    /// Echoes that were not what was sent.
-    pub(crate) mismatched: u64,
-    /// Pings answered.
-    pub(crate) pings: u64,
-    /// Deliveries, each the right one.
-    pub(crate) deliveries: u64,
-    /// Deliveries that were altered, doubled, out of order, or came where another was due.
-    pub(crate) misdelivered: u64,
-    /// Gaps the server told of.
-    pub(crate) gaps: u64,
-}
-
-const COUNTERS: usize = 10;
-
-impl Tally {
-    /// Changes exactly when a work gets further: pings go on whatever it does, and a lost connection is no progress.
-    pub(crate) fn progress(&self) -> [u64; 3] {
-        [self.open + self.lost, self.failed, self.echoes + self.deliveries]
-    }
-
-    fn fields(&self) -> [u64; COUNTERS] {
-        let Tally { open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps } =
-            *self;
-        [open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps]
-    }
-
-    fn from_fields(fields: [u64; COUNTERS]) -> Tally {
-        let [open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps] = fields;
-        Tally { open, failed, refused, lost, echoes, mismatched, pings, deliveries, misdelivered, gaps }
-    }
-}
-
-impl std::iter::Sum for Tally {
-    fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
-        let add = |a: [u64; COUNTERS], b: Tally| std::array::from_fn(|at| a[at] + b.fields()[at]);
-        Tally::from_fields(tallies.fold([0; COUNTERS], add))
-    }
-}
-
-/// A ring's tally as other threads see it.
-#[derive(Default)]
-pub(crate) struct Published([AtomicU64; COUNTERS]);
-
-impl Published {
-    pub(crate) fn load(&self) -> Tally {
-        Tally::from_fields(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
-    }
-
-    fn store(&self, tally: &Tally) {
-        for (cell, value) in self.0.iter().zip(tally.fields()) {
-            cell.store(value, Ordering::Relaxed);
-        }
-    }
-}
 
 /// What a ring is made of.
 pub(crate) struct Spec {
@@ -154,6 +90,8 @@ pub(crate) struct Ring {
     payloads: Script,
     /// Time from a publication to each of its deliveries, since it was last asked for.
     delivery_us: Histogram<u32>,
+    /// Clients that come back by themselves, once a work has asked for them.
+    clients: Option<Box<Clients>>,
     /// Why connections failed or were lost, since the last work ended.
     failures: BTreeMap<String, u64>,
     random: u64,
@@ -189,6 +127,7 @@ impl Ring {
             pieces: HashMap::new(),
             payloads: Script::payloads(0),
             delivery_us: histogram(),
+            clients: None,
             failures: BTreeMap::new(),
             random: 0x9E37_79B9_7F4A_7C15 ^ (spec.first << 1),
             spec,
@@ -398,11 +337,12 @@ impl Ring {
                 true
             }
             Ok(Some(response)) => {
-                self.refuse(slot, response.status);
+                let announced = retry_after_s(&joined[..response.consumed]).is_some();
+                self.refuse(slot, response.status, announced);
                 false
             }
             Err(_) => {
-                self.refuse(slot, 0);
+                self.refuse(slot, 0, false);
                 false
             }
         }
@@ -438,7 +378,7 @@ impl Ring {
                     client::encode_masked(&mut pongs, Opcode::Pong, number.to_le_bytes(), &body);
                 }
                 Ok(Some(Heard::Pong)) => {}
-                Ok(Some(Heard::Close)) | Err(_) => break true,
+                Ok(Some(Heard::Close(_))) | Err(_) => break true,
             }
         };
         if verified > 0 {
@@ -520,7 +460,11 @@ impl Ring {
         if !self.starved.is_empty() {
             return Some(Duration::ZERO);
         }
-        let at = self.work.as_ref()?.wakes_at_us()?;
+        let work = self.work.as_ref()?;
+        let at = match (&work.kind, &self.clients) {
+            (Kind::Return { .. }, Some(clients)) if !work.draining => clients.wakes_at_us(self.now_us)?,
+            _ => work.wakes_at_us()?,
+        };
         Some(Duration::from_micros(at.saturating_sub(self.now_us).max(1)))
     }
 }

@@ -52,6 +52,11 @@ pub(super) struct Peer {
 const _: () = assert!(size_of::<Peer>() <= 40);
 
 impl Phase {
+    /// Wanted: not on its way out.
+    pub(super) fn is_wanted(self) -> bool {
+        self == Phase::Connecting || self.is_live()
+    }
+
     /// Connected, so that bytes come and go.
     pub(super) fn is_live(self) -> bool {
         matches!(self, Phase::Upgrading | Phase::Joining | Phase::Open)

@@ -4,6 +4,7 @@
 //! unanswered when its work is finished early is *unanswered*; its connection is given up, because nothing more can be
 //! proved about it.
 
+use super::clients::Returns;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -26,6 +27,9 @@ pub(crate) enum Order {
     Collect,
     /// Close this part of the open connections, chosen at random.
     Cut { part: f64 },
+    /// From now on clients whose connection ends come back by the schedule, until the order to drain; with `cut` all of
+    /// them are cut first. `from` is when the rings begin to count time.
+    Return { cut: bool, from: Instant },
     /// Start nothing new; the work ends when everything in flight has ended.
     Drain,
     /// End the work in hand now.
@@ -62,6 +66,8 @@ pub(crate) struct Outcome {
     /// Time from the intended send to the echo, or from connect to upgrade; of publications, to the last subscriber, and
     /// as the answer to [`Order::Collect`] to each.
     pub(crate) latency_us: Histogram<u32>,
+    /// Of clients that come back.
+    pub(crate) returns: Returns,
 }
 
 /// Longest time a histogram tells apart, in microseconds.
@@ -120,6 +126,10 @@ pub(super) enum Kind {
         next: u32,
         part: f64,
     },
+    /// `next` is the first slot still to be cut; times are in [`super::clients::Clients`].
+    Return {
+        next: u32,
+    },
 }
 
 impl Work {
@@ -134,6 +144,7 @@ impl Work {
             opened: 0,
             failures: BTreeMap::new(),
             latency_us: histogram(),
+            returns: Returns::default(),
         };
         Work { kind, started_us: now_us, draining: false, in_flight: 0, outcome }
     }
@@ -145,7 +156,7 @@ impl Work {
             Kind::Ramp { next, window, per_second: Some(rate), .. } if self.in_flight < *window => {
                 Some(self.started_us + (f64::from(*next) * 1e6 / rate) as u64)
             }
-            Kind::Ramp { .. } | Kind::Cut { .. } | Kind::Collect => None,
+            Kind::Ramp { .. } | Kind::Cut { .. } | Kind::Return { .. } | Kind::Collect => None,
             Kind::Sweep { until_us, .. } => *until_us,
             Kind::Paced { next_us, until_us, retry_us, .. } => {
                 Some((*next_us as u64).min(*until_us).max(*retry_us))

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 
 pub fn c1m(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c1m"));
@@ -32,4 +33,23 @@ pub fn report(folder: &std::path::Path) -> Value {
 
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The server's own program. The workspace's tests have built it already; where this package is tested alone, it may have to
+/// be. Built again and again it would be with other features than the tests', and all of it.
+#[allow(dead_code, reason = "not every test starts it")]
+pub fn megasock() -> PathBuf {
+    static BUILT: Once = Once::new();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_c1m")).with_file_name("megasock");
+    BUILT.call_once(|| {
+        if program.exists() {
+            return;
+        }
+        let release = program.parent().is_some_and(|folder| folder.ends_with("release"));
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "megasock", "--bin", "megasock"]);
+        build.args(release.then_some("--release"));
+        assert!(build.status().expect("cargo runs").success(), "the server does not build");
+    });
+    program
 }

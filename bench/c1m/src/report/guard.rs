@@ -1,0 +1,257 @@
+//! What clients that come back saw, after a cut or a drain; and honest clients beside attackers. The blocks of report.json
+//! and their lines in the table.
+
+use super::Report;
+use super::table::{count, time};
+use crate::arrivals::Arrivals;
+use crate::ring::Returns;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Clients that went away and came back by the JS client's schedule.
+#[derive(Serialize, Clone, Default)]
+pub(crate) struct Homecoming {
+    pub(crate) clients: u64,
+    pub(crate) returned: u64,
+    pub(crate) attempts: u64,
+    pub(crate) attempts_per_client: f64,
+    pub(crate) attempts_per_client_max: u64,
+    /// By a 429 or 503 with Retry-After; in a frame with a delay; in any other way, which must not be.
+    pub(crate) refused_retry_after: u64,
+    pub(crate) refused_in_band: u64,
+    pub(crate) refused_unannounced: u64,
+    /// Told to stay away.
+    pub(crate) stopped: u64,
+    /// Clients the server welcomed, at most, in a second and in a tenth of one.
+    pub(crate) peak_1s: u64,
+    pub(crate) peak_100ms: u64,
+    /// What the server was told to keep to, and the worst second over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_over_limit: Option<f64>,
+    /// From a client's cut to its being back.
+    pub(crate) away_p50_ms: u64,
+    pub(crate) away_p99_ms: u64,
+    pub(crate) away_max_ms: u64,
+    pub(crate) attempts_per_100ms: Arrivals,
+    pub(crate) welcomed_per_100ms: Arrivals,
+}
+
+impl Homecoming {
+    pub(crate) fn of(clients: u64, mut returns: Returns, limit_per_second: Option<f64>) -> Homecoming {
+        returns.away_ms.sort_unstable();
+        let away = |quantile: f64| {
+            let last = returns.away_ms.len().saturating_sub(1);
+            returns.away_ms.get((last as f64 * quantile) as usize).copied().unwrap_or(0).into()
+        };
+        let peak_1s = returns.welcomed.peak_1s();
+        Homecoming {
+            clients,
+            returned: returns.away_ms.len() as u64,
+            attempts: returns.attempts,
+            attempts_per_client: returns.attempts as f64 / clients.max(1) as f64,
+            attempts_per_client_max: returns.attempts_most,
+            refused_retry_after: returns.refused_retry_after,
+            refused_in_band: returns.refused_in_band,
+            refused_unannounced: returns.refused_unannounced,
+            stopped: returns.stopped,
+            peak_1s,
+            peak_100ms: returns.welcomed.peak_100ms(),
+            limit_per_second,
+            peak_over_limit: limit_per_second.map(|limit| peak_1s as f64 / limit),
+            away_p50_ms: away(0.5),
+            away_p99_ms: away(0.99),
+            away_max_ms: away(1.0),
+            attempts_per_100ms: returns.began,
+            welcomed_per_100ms: returns.welcomed,
+        }
+    }
+
+    fn rows(&self, row: &mut impl FnMut(&str, String, String)) {
+        let each =
+            format!("{:.2} a client, at most {}", self.attempts_per_client, self.attempts_per_client_max);
+        row("attempts", count(self.attempts), each);
+        let announced = self.refused_retry_after + self.refused_in_band;
+        let how = format!(
+            "{} with Retry-After, {} in band; unannounced {}",
+            count(self.refused_retry_after),
+            count(self.refused_in_band),
+            count(self.refused_unannounced)
+        );
+        row("refused", count(announced + self.refused_unannounced), how);
+        let limit = match (self.limit_per_second, self.peak_over_limit) {
+            (Some(limit), Some(over)) => format!(", {over:.2} of the limit {}/s", count(limit as u64)),
+            _ => String::new(),
+        };
+        let burst = format!("{} in 100 ms{limit}", count(self.peak_100ms));
+        row("back in the worst second", count(self.peak_1s), burst);
+        let [p50, p99, max] =
+            [self.away_p50_ms, self.away_p99_ms, self.away_max_ms].map(|ms| time(ms * 1_000));
+        row("away p50", p50, format!("p99 {p99}, max {max}"));
+        if self.returned < self.clients {
+            let away = self.clients - self.returned;
+            row("not back", count(away), format!("{} told to stay away", count(self.stopped)));
+        }
+    }
+}
+
+/// A server that is replaced by another on the same port while its clients are told to come back.
+#[derive(Serialize, Clone, Default)]
+pub(crate) struct Drain {
+    #[serde(flatten)]
+    pub(crate) homecoming: Homecoming,
+    /// From SIGTERM to the old server's end, and to the last client back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds_to_exit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds_to_all_back: Option<f64>,
+    /// The old server's; absent if a signal ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<i32>,
+    /// The last lines it printed.
+    pub(crate) summary: Vec<String>,
+    /// Clients told their own delay before they were closed.
+    pub(crate) told: u64,
+    /// How connections ended, by close code or error.
+    pub(crate) endings: BTreeMap<String, u64>,
+    pub(crate) newcomers: Newcomers,
+}
+
+/// Handshakes at a steady rate all along.
+#[derive(Serialize, Clone, Default)]
+pub(crate) struct Newcomers {
+    pub(crate) opened: u64,
+    pub(crate) refused: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) reasons: BTreeMap<String, u64>,
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) max_us: u64,
+}
+
+/// Honest clients beside attackers of one kind.
+#[derive(Serialize, Clone)]
+pub(crate) struct Attack {
+    pub(crate) kind: &'static str,
+    pub(crate) attackers: u32,
+    /// Echo latency of the honest, alone just before and then beside the attackers, from when each message was due.
+    pub(crate) quiet: Honest,
+    pub(crate) beside: Honest,
+    pub(crate) p99_ratio: f64,
+    /// What the attackers sent and received, the bytes of their TCP streams.
+    pub(crate) wire_bytes: u64,
+    /// What they did, and how often the server ended a connection of theirs.
+    pub(crate) deeds: u64,
+    pub(crate) deed: &'static str,
+    pub(crate) ended_by_server: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<AttackMemory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cores: Option<f64>,
+    pub(crate) driver_cores: f64,
+}
+
+/// Echoes at a fixed rate.
+#[derive(Serialize, Clone, Copy)]
+pub(crate) struct Honest {
+    pub(crate) rate_achieved: f64,
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) p999_us: u64,
+    pub(crate) max_us: u64,
+    /// Lost connections, and echoes that were wrong or did not come.
+    pub(crate) errors: u64,
+}
+
+/// Resident memory of the server around an attack, against what the attackers' bytes allow.
+#[derive(Serialize, Clone, Copy)]
+pub(crate) struct AttackMemory {
+    pub(crate) rss_before_bytes: u64,
+    pub(crate) rss_peak_bytes: u64,
+    pub(crate) rss_after_bytes: u64,
+    /// Twice the attackers' bytes and 64 MiB.
+    pub(crate) growth_max_bytes: u64,
+    /// Kernel buffers of all sockets, both ends, at most.
+    pub(crate) tcp_buffer_peak_bytes: u64,
+}
+
+impl AttackMemory {
+    pub(crate) fn growth_bytes(&self) -> u64 {
+        self.rss_peak_bytes.saturating_sub(self.rss_before_bytes)
+    }
+}
+
+/// What a report must not have: a client refused unannounced or not back, a newcomer refused, an honest client harmed, memory
+/// beyond its bound.
+pub(crate) fn broken(report: &Report) -> bool {
+    let away = |home: &Homecoming| home.refused_unannounced > 0 || home.returned < home.clients;
+    let storm = report.storm.as_ref().and_then(|storm| storm.homecoming.as_ref()).is_some_and(away);
+    let drain = report.drain.as_ref().is_some_and(|drain| {
+        away(&drain.homecoming) || drain.newcomers.refused > 0 || drain.exit_code != Some(0)
+    });
+    let attack = report.attacks.iter().any(|attack| {
+        let swollen = attack.memory.is_some_and(|memory| memory.growth_bytes() > memory.growth_max_bytes);
+        attack.quiet.errors + attack.beside.errors > 0 || swollen
+    });
+    storm || drain || attack
+}
+
+/// The table's lines.
+pub(crate) fn rows(report: &Report, row: &mut impl FnMut(&str, String, String)) {
+    if let Some(home) = report.storm.as_ref().and_then(|storm| storm.homecoming.as_ref()) {
+        home.rows(row);
+    }
+    if let Some(drain) = &report.drain {
+        let code = drain.exit_code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+        let seconds = |s: Option<f64>| s.map_or("never".to_owned(), |s| format!("{s:.1} s"));
+        row("old server ended after", seconds(drain.seconds_to_exit), code);
+        let told = format!("{} told when to come back", count(drain.told));
+        row("all back after", seconds(drain.seconds_to_all_back), told);
+        let endings: Vec<String> =
+            drain.endings.iter().map(|(how, n)| format!("{how}: {}", count(*n))).collect();
+        row("connections ended", count(drain.endings.values().sum()), endings.join(", "));
+        drain.homecoming.rows(row);
+        let new = &drain.newcomers;
+        let tail = format!(
+            "{} refused; p50 {}, p99 {}, max {}",
+            new.refused,
+            time(new.p50_us),
+            time(new.p99_us),
+            time(new.max_us)
+        );
+        row("newcomers let in", count(new.opened), tail);
+    }
+    for attack in &report.attacks {
+        let (quiet, beside) = (&attack.quiet, &attack.beside);
+        let ratio = format!(
+            "{:.2}× quiet {}; p50 {} ({}), p99.9 {} ({}), {} errors",
+            attack.p99_ratio,
+            time(quiet.p99_us),
+            time(beside.p50_us),
+            time(quiet.p50_us),
+            time(beside.p999_us),
+            time(quiet.p999_us),
+            beside.errors + quiet.errors
+        );
+        row(&format!("{}: honest p99", attack.kind), time(beside.p99_us), ratio);
+        let cores = attack.server_cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
+        let ended = format!(
+            "{} MB on the wire, {} ended by the server{cores}",
+            attack.wire_bytes >> 20,
+            count(attack.ended_by_server)
+        );
+        row(&format!("  {}", attack.deed), count(attack.deeds), ended);
+        if let Some(memory) = &attack.memory {
+            let [before, peak, after, most] = [
+                memory.rss_before_bytes,
+                memory.rss_peak_bytes,
+                memory.rss_after_bytes,
+                memory.growth_max_bytes,
+            ]
+            .map(|bytes| bytes >> 20);
+            let around = format!("at most {most} MB; {before} MB before, {peak} MB peak, {after} MB after");
+            row("  server RSS growth", format!("{} MB", memory.growth_bytes() >> 20), around);
+        }
+    }
+}

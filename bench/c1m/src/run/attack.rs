@@ -1,0 +1,136 @@
+//! Honest clients beside attackers: the same load alone and then beside them, what the honest notice and what the server
+//! takes.
+
+use super::{RATE_MIN, Run, achieved};
+use crate::attackers::Attackers;
+use crate::cli::AttackKind;
+use crate::fleet::Fleet;
+use crate::observe::memory::{Memory, rss_bytes};
+use crate::report::guard::{Attack, AttackMemory, Honest};
+use std::time::{Duration, Instant};
+
+/// What the server may hold beside twice the attackers' bytes.
+const GROWTH_BESIDE_BYTES: u64 = 64 << 20;
+/// Attackers alone, so that the honest are measured when the attack is in full.
+const GATHER: Duration = Duration::from_secs(1);
+/// Time for the server to let go of what the attackers made it hold; less where the load is short.
+const RECOVER: Duration = Duration::from_secs(5);
+const MEMORY_EVERY: Duration = Duration::from_millis(250);
+
+/// Most seen of the server's resident memory and of socket buffers.
+#[derive(Default)]
+struct Peak {
+    rss_bytes: u64,
+    tcp_buffer_bytes: u64,
+    looked: Option<Instant>,
+}
+
+impl Peak {
+    fn look(&mut self, pid: Option<u32>) {
+        if self.looked.is_some_and(|at| at.elapsed() < MEMORY_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let now = Memory::now(pid);
+        self.rss_bytes = self.rss_bytes.max(now.server_rss_bytes.unwrap_or(0));
+        self.tcp_buffer_bytes = self.tcp_buffer_bytes.max(now.tcp_buffer_bytes);
+    }
+}
+
+impl Run {
+    /// One kind of attack: `per_second` honest echoes alone, then beside the attackers.
+    pub(crate) fn attack(&mut self, kind: AttackKind, attackers: u32, per_second: f64) {
+        if self.over() {
+            return;
+        }
+        let pid = self.pid();
+        let name = name_of(kind);
+        let quiet = self.honest("alone", per_second, &mut Peak::default());
+        let rss_before_bytes = pid.map(rss_bytes);
+        let before = self.spent();
+        let started = Instant::now();
+        let hostile = match Attackers::start(kind, attackers, &self.target, &self.driver_cores) {
+            Ok(hostile) => hostile,
+            Err(why) => return self.note(why),
+        };
+        let mut peak = Peak::default();
+        self.fleet.hold(GATHER, |_| peak.look(pid));
+        let beside = self.honest(name, per_second, &mut peak);
+        let spent = self.since(&before);
+        let wall = started.elapsed().as_secs_f64();
+        let ledger = hostile.end();
+        self.fleet.hold(RECOVER.min(4 * self.options.load), |_| {});
+        if ledger.deeds() == 0 {
+            self.note(format!("{name}: the attackers did nothing"));
+        }
+        let growth_max_bytes = 2 * ledger.wire_bytes() + GROWTH_BESIDE_BYTES;
+        let memory = pid.zip(rss_before_bytes).map(|(pid, rss_before_bytes)| AttackMemory {
+            rss_before_bytes,
+            rss_peak_bytes: peak.rss_bytes,
+            rss_after_bytes: rss_bytes(pid),
+            growth_max_bytes,
+            tcp_buffer_peak_bytes: peak.tcp_buffer_bytes,
+        });
+        self.report.attacks.push(Attack {
+            kind: name,
+            attackers,
+            quiet,
+            beside,
+            p99_ratio: beside.p99_us as f64 / quiet.p99_us.max(1) as f64,
+            wire_bytes: ledger.wire_bytes(),
+            deeds: ledger.deeds(),
+            deed: deed_of(kind),
+            ended_by_server: ledger.ended_by_server(),
+            memory,
+            server_cores: spent.server.map(|cpu| cpu.as_secs_f64() / wall),
+            driver_cores: spent.driver.as_secs_f64() / wall,
+        });
+    }
+
+    /// The honest load, as long as a load lasts.
+    fn honest(&mut self, what: &'static str, per_second: f64, peak: &mut Peak) -> Honest {
+        let (load, pid) = (self.options.load, self.pid());
+        let before = self.fleet.tally();
+        let joint = self.paced_echoes(what, per_second, load, |_: &Fleet| peak.look(pid));
+        let achieved = achieved(&joint, load);
+        if achieved < per_second * RATE_MIN {
+            self.note(format!(
+                "{what}: {:.1} % of the honest rate was reached",
+                achieved / per_second * 100.0
+            ));
+        }
+        let after = self.fleet.tally();
+        let at = |quantile| joint.latency_us.value_at_quantile(quantile);
+        Honest {
+            rate_achieved: achieved,
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: joint.latency_us.max(),
+            errors: after.lost - before.lost + after.mismatched - before.mismatched + joint.unanswered,
+        }
+    }
+}
+
+fn name_of(kind: AttackKind) -> &'static str {
+    match kind {
+        AttackKind::SlowHead => "slow-head",
+        AttackKind::PingFlood => "ping-flood",
+        AttackKind::Fragments => "fragments",
+        AttackKind::NeverRead => "never-read",
+        AttackKind::SubscribeChurn => "subscribe-churn",
+        AttackKind::ConnectionChurn => "connection-churn",
+    }
+}
+
+/// What one attacker's unit of work is called.
+fn deed_of(kind: AttackKind) -> &'static str {
+    match kind {
+        AttackKind::SlowHead => "bytes dripped",
+        AttackKind::PingFlood => "pings",
+        AttackKind::Fragments => "fragments",
+        AttackKind::NeverRead => "echoes asked for",
+        AttackKind::SubscribeChurn => "commands",
+        AttackKind::ConnectionChurn => "connections",
+    }
+}
