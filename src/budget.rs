@@ -118,6 +118,10 @@ const MESH_ENTRIES: usize = 12 * 4096;
 /// Mail that a ring holds however many cores there are.
 const MESH_RING_ENTRIES_MIN: usize = 128;
 
+/// Addresses a core remembers that have no connection any more, for the two seconds in which their rate matters: some 3 MiB.
+/// Those with connections are bounded by the connections.
+pub const ADDRESSES_LEFT_MAX: usize = 65_536;
+
 /// Smallest queues a reactor can work with; below this an ENOMEM from the kernel is an error.
 pub const FLOOR: CoreBudget =
     CoreBudget { sq_entries: 64, cq_entries: 256, accepts_in_flight: 8, reserve_slots: 16, buffers_max: 32 };

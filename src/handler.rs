@@ -112,6 +112,8 @@ pub enum Decision {
         frames: Payload,
         /// Gives the close code, and is counted.
         reason: CloseReason,
+        /// As in `Accept`: a browser that offers subprotocols, and is answered none, reads no frames.
+        subprotocol: Option<String>,
     },
     /// Not known yet: [`Outbox::decide`] follows, or the handshake timeout ends it.
     Later,

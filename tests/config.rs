@@ -62,7 +62,7 @@ fn the_defaults_are_those_documented() {
     assert_eq!((config.idle_timeout_ms, config.handshake_timeout_ms), (None, 10_000));
     assert_eq!((config.message_deadline_ms, config.close_timeout_ms), (30_000, 5_000));
     assert_eq!((config.drain_timeout_ms, config.send_queue_bytes_max), (30_000, 1 << 20));
-    assert_eq!((config.echo, config.log.as_str(), config.log_format), (true, "info", LogFormat::Text));
+    assert_eq!((config.echo, config.log.as_str(), config.log_format), (None, "info", LogFormat::Text));
     assert_eq!((config.slow_consumer_budget_bytes, config.history_bytes_per_core), (None, 64 << 20));
     assert_eq!((config.max_topics_per_connection, config.server_id, config.production), (128, None, false));
     assert_eq!((config.namespaces, config.keys), (Namespaces::default(), Keys::default()));
@@ -88,7 +88,7 @@ fn flag_over_variable_over_file_over_default() {
     assert_eq!(config.pong_timeout_ms, 2_000);
     assert_eq!(config.idle_timeout_ms, Some(1_000));
     assert_eq!(config.cores, Some(vec![0, 2, 3]));
-    assert!(!config.echo);
+    assert_eq!(config.echo, Some(false));
     assert_eq!(config.close_timeout_ms, Config::default().close_timeout_ms);
 }
 

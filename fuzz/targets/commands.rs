@@ -162,7 +162,7 @@ fn answers_are_json(parsed: &Parsed<'_>) {
             said(&|out| event::append_direct_message(out, event::Sender::User(user), payload, 1));
         }
         Command::Unsubscribe { topic } => {
-            said(&|out| event::append_unsubscribed(out, parsed.id.unwrap_or("1"), topic))
+            said(&|out| event::append_unsubscribed(out, parsed.id, topic))
         }
         Command::Subscribe { topic, .. } => said(&|out| event::append_user_joined(out, topic, &topic.name)),
         _ => {}

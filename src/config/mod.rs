@@ -212,8 +212,8 @@ options! {
     "Start beside a running server on the same address, to replace it: needs net.ipv4.tcp_migrate_req=1."
     replace => replace: bool = "off" as SWITCH;
 
-    "Serve the WebSocket echo at /echo."
-    echo => echo: bool = "on" as SWITCH;
+    "Serve the WebSocket echo at /echo. When auto, outside production."
+    echo => echo: Option<bool> = "auto" as SWITCH_OR_AUTO;
 
     "What to log: a level, or levels by target."
     log => log: String = "info" as LOG_FILTER;

@@ -111,6 +111,15 @@ pub(super) const SWITCH: Kind<bool> = Kind {
     },
 };
 
+pub(super) const SWITCH_OR_AUTO: Kind<Option<bool>> = Kind {
+    name: "SWITCH",
+    written: "auto, on or off",
+    parse: |text| match text {
+        "auto" => Ok(None),
+        _ => (SWITCH.parse)(text).map(Some).map_err(|_| "is neither auto, on nor off".into()),
+    },
+};
+
 /// Nothing that JSON, a metric's label or a shell would have to escape.
 pub(super) const NAME_OR_AUTO: Kind<Option<String>> = Kind {
     name: "NAME",

@@ -1,5 +1,6 @@
 //! Pure data structures: no I/O, no clock, no allocation after growth.
 
+mod bucket;
 mod park;
 mod slab;
 mod wheel;
@@ -9,6 +10,7 @@ mod atomic {
     pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 }
 
+pub use bucket::{Bucket, Rate};
 pub use park::{PARK_CORES_MAX, Park};
 pub use slab::Slab;
 pub use wheel::{HORIZON_TICKS, Timer, Timers, Wheel};

@@ -3,11 +3,14 @@
 //! One command of a connection changes its subscriptions at a time; meanwhile the connection is held, and what it had
 //! sent already waits in order. All others go on at once. Each command with an id gets one reply.
 
+use super::guard::Pass;
 use super::hooks::{Client, Hooks};
+use super::limit::Limit;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Subscribed};
 use super::name::Name;
 use super::namespace::Publishers;
-use super::{Hub, wire};
+use super::session::SubRef;
+use super::{Hub, seconds, wire};
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
 use crate::proto::close::CloseReason;
@@ -71,7 +74,7 @@ impl<K: Hooks> Hub<K> {
                 let topic = self.topic_to_look_at(conn, &topic)?;
                 self.ask(conn, id, Ask::History { topic, limit: page(limit), since: since_id }, out)
             }
-            Command::Refresh { .. } => refused(ErrorCode::BadRequest, "this server takes no tokens"),
+            Command::Refresh { token } => self.refresh(conn, id, &token, out),
             Command::Ping => {
                 let now = out.unix_ms();
                 out.send_frame(conn, wire::frame(|json| event::append_pong(json, id, now)));
@@ -99,7 +102,10 @@ impl<K: Hooks> Hub<K> {
             return refused(ErrorCode::TopicLimit, format!("a connection may have {most} subscriptions"));
         }
         let user = session.user().cloned();
-        if !self.hooks.may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
+        if !self.guards.may_subscribe(conn, &name)
+            || !self
+                .hooks
+                .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
         {
             return refused(ErrorCode::Forbidden, format!("may not subscribe to {}", topic.name));
         }
@@ -125,18 +131,12 @@ impl<K: Hooks> Hub<K> {
             return refused(ErrorCode::NotSubscribed, format!("not subscribed to {}", topic.name));
         };
         self.set_busy(conn, out);
-        self.drop_subscription(conn, id, sub, out);
+        self.drop_subscription(conn, sub, client_asks(conn, id), out);
         Ok(())
     }
 
-    /// Ends a subscription here at once and tells its home; the answer is the client's reply.
-    fn drop_subscription(
-        &mut self,
-        conn: ConnId,
-        id: Option<&str>,
-        sub: super::session::SubRef,
-        out: &mut Outbox<Mail>,
-    ) -> Name {
+    /// Ends a subscription here at once and tells its home, whose answer is for `asker`.
+    fn drop_subscription(&mut self, conn: ConnId, sub: SubRef, asker: Asker, out: &mut Outbox<Mail>) -> Name {
         let topic = self.locals.name(sub.topic).clone();
         let owed = self.locals.detach(sub);
         let mut user = None;
@@ -149,8 +149,8 @@ impl<K: Hooks> Hub<K> {
         }
         self.hooks.on_unsubscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
         let home = topic.home(self.links.cores());
-        let call = client_call(conn, id, Ask::Unsubscribe { topic: topic.clone(), user });
-        self.links.call(home, call, out);
+        let ask = Ask::Unsubscribe { topic: topic.clone(), user };
+        self.links.call(home, Box::new(Call { asker, ask, answer: None }), out);
         topic
     }
 
@@ -162,8 +162,8 @@ impl<K: Hooks> Hub<K> {
             return reply_left_all(conn, id, &[], out);
         }
         self.set_busy(conn, out);
-        let names: Vec<Name> =
-            rooms.into_iter().map(|sub| self.drop_subscription(conn, id, sub, out)).collect();
+        let drop_one = |sub| self.drop_subscription(conn, sub, client_asks(conn, id), out);
+        let names: Vec<Name> = rooms.into_iter().map(drop_one).collect();
         if let Some(session) = self.sessions.get(conn) {
             let outstanding = names.len();
             session.rare().leaving = Some((id.map(Box::from), names, outstanding));
@@ -195,6 +195,7 @@ impl<K: Hooks> Hub<K> {
             Publishers::Server => false,
         };
         if !allowed
+            || !self.guards.may_publish(conn, &name)
             || !self.hooks.may_publish(
                 &Client { conn, core: self.links.core(), user: user.as_deref() },
                 &name,
@@ -226,6 +227,48 @@ impl<K: Hooks> Hub<K> {
         self.ask(conn, id, Ask::Direct { user: Name::new(user), frame }, out)
     }
 
+    /// A new token takes the place of the old one, if it is the same user's.
+    fn refresh(
+        &mut self,
+        conn: ConnId,
+        id: Option<&str>,
+        token: &str,
+        out: &mut Outbox<Mail>,
+    ) -> Result<(), Refused> {
+        if self.options.keys.is_empty() {
+            return refused(ErrorCode::BadRequest, "this server takes no tokens");
+        }
+        let now_unix_s = seconds(out);
+        let pass = match self.options.keys.verify(token, now_unix_s.into()) {
+            Ok(claims) => Pass::from(claims),
+            Err(error) => {
+                tracing::debug!(reason = error.name(), "token of a refresh refused");
+                return refused(ErrorCode::Unauthorized, "the token is not accepted");
+            }
+        };
+        if self.guards.pass(conn).is_some_and(|old| old.bearer != pass.bearer) {
+            return refused(ErrorCode::Unauthorized, "the token is another user's");
+        }
+        let expires_in_s = pass.expires_in_s(now_unix_s);
+        self.guards.renew(conn, pass, now_unix_s);
+        self.drop_what_is_not_granted(conn, out);
+        reply(conn, id, out, |json, id| event::append_refreshed(json, id, expires_in_s.into()));
+        Ok(())
+    }
+
+    /// Ends the subscriptions that a new token does not allow; the client is told of each.
+    fn drop_what_is_not_granted(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        let Some(session) = self.sessions.get(conn) else { return };
+        let subs: Vec<SubRef> = session.subs().collect();
+        for sub in subs {
+            if !self.guards.may_subscribe(conn, self.locals.name(sub.topic)) {
+                let topic = self.drop_subscription(conn, sub, Asker::Core, out);
+                let frame = wire::frame(|json| event::append_unsubscribed(json, None, &wire::topic(&topic)));
+                out.send_frame(conn, frame);
+            }
+        }
+    }
+
     /// A topic whose presence or history a client may see: one it is or could be subscribed to.
     fn topic_to_look_at(&mut self, conn: ConnId, topic: &Topic<'_>) -> Result<Name, Refused> {
         let name = wire::internal(topic);
@@ -234,10 +277,11 @@ impl<K: Hooks> Hub<K> {
         let user = session.as_ref().and_then(|session| session.user().cloned());
         let is_subscribed =
             number.is_some_and(|number| session.is_some_and(|session| session.sub(number).is_some()));
-        if !is_subscribed
-            && !self
-                .hooks
-                .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
+        if !self.guards.may_subscribe(conn, &name)
+            || !is_subscribed
+                && !self
+                    .hooks
+                    .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
         {
             return refused(ErrorCode::Forbidden, format!("may not look at {}", topic.name));
         }
@@ -273,6 +317,17 @@ impl<K: Hooks> Hub<K> {
                 self.handle_subscribed(conn, id, topic, user, subscribed, out);
             }
             (Ask::Unsubscribe { topic, .. }, _) => self.handle_unsubscribed(conn, id, &topic, out),
+            (Ask::Admit { address }, Answer::Done) => self.handle_admitted(conn, address, None, out),
+            (Ask::Admit { address }, Answer::Refused(limit)) => {
+                self.handle_admitted(conn, address, Some(limit), out);
+            }
+            (Ask::Open { .. }, Answer::Refused(limit)) => {
+                self.refusals.count(limit);
+                let code = limit.error();
+                let frame = wire::frame(|json| event::append_error(json, None, code, code.text()));
+                out.send_frame(conn, frame);
+                self.end(conn, limit.reason(), out);
+            }
             (Ask::Open { .. }, _) => {
                 self.welcome(conn, out);
                 self.end_busy(conn, out);
@@ -354,7 +409,7 @@ impl<K: Hooks> Hub<K> {
             leaving => match leaving.take() {
                 Some((id, rooms, _)) => reply_left_all(conn, id.as_deref(), &rooms, out),
                 None => reply(conn, id, out, |json, id| {
-                    event::append_unsubscribed(json, id, &wire::topic(topic));
+                    event::append_unsubscribed(json, Some(id), &wire::topic(topic));
                 }),
             },
         }
@@ -384,6 +439,21 @@ impl<K: Hooks> Hub<K> {
         }
     }
 
+    /// A message came too soon: it is not done, and its sender is told so.
+    pub(super) fn refuse_over_rate(
+        &mut self,
+        conn: ConnId,
+        text: &str,
+        limit: Limit,
+        out: &mut Outbox<Mail>,
+    ) {
+        let code = limit.error();
+        match parse(text) {
+            Ok(Parsed { id, .. }) => self.refuse(conn, id, code, code.text(), out),
+            Err(refusal) => self.refuse(conn, refusal.id.as_deref(), code, code.text(), out),
+        }
+    }
+
     fn refuse(
         &mut self,
         conn: ConnId,
@@ -393,17 +463,28 @@ impl<K: Hooks> Hub<K> {
         out: &mut Outbox<Mail>,
     ) {
         let Some(session) = self.sessions.get(conn) else { return };
+        let limit = Limit::of_command(code);
+        if let Some(limit) = limit {
+            self.refusals.count(limit);
+        }
         // Being asked to try again is no fault of the client's.
         if code != ErrorCode::TryAgain && !session.forgive(out.unix_ms()) {
-            session.end();
-            return out.end(conn, CloseReason::TooManyErrors);
+            let reason = match limit {
+                Some(limit @ (Limit::Messages | Limit::Bytes)) => limit.reason(),
+                _ => CloseReason::TooManyErrors,
+            };
+            return self.end(conn, reason, out);
         }
         out.send_frame(conn, wire::frame(|json| event::append_error(json, id, code, text)));
     }
 }
 
+fn client_asks(conn: ConnId, id: Option<&str>) -> Asker {
+    Asker::Client { conn, id: id.map(Box::from) }
+}
+
 fn client_call(conn: ConnId, id: Option<&str>, ask: Ask) -> Box<Call> {
-    Box::new(Call { asker: Asker::Client { conn, id: id.map(Box::from) }, ask, answer: None })
+    Box::new(Call { asker: client_asks(conn, id), ask, answer: None })
 }
 
 fn page(limit: Option<u32>) -> usize {

@@ -19,7 +19,7 @@ use crate::handler::{ConnId, Request, Response};
 /// }
 /// ```
 pub trait Hooks: Sized {
-    /// A client asks to connect as `user`, the name from `?user=`, if that is allowed.
+    /// A client asks to connect as `user`: the `sub` of its token, or the name from `?user=` where that is believed.
     fn on_connect(&mut self, request: &Request<'_>, user: Option<&str>) -> Connect {
         let _ = request;
         Connect::Accept { user: user.map(str::to_owned) }
@@ -90,6 +90,38 @@ pub enum Connect {
     },
     /// Answer this instead.
     Refuse(Response),
+    /// Not known yet: [`crate::Handle::connect`] says so from any thread or task. Until then the handshake waits, and the
+    /// handshake timeout ends it.
+    ///
+    /// ```
+    /// use megasock::hub::{Connect, Hooks, Mail};
+    /// use megasock::{Handle, Request, Response, Status};
+    /// use std::sync::{Arc, OnceLock};
+    ///
+    /// /// One core's, made by `|core| Sessions { core, server: Arc::clone(&server) }`.
+    /// struct Sessions {
+    ///     core: usize,
+    ///     server: Arc<OnceLock<Handle<Mail>>>,
+    /// }
+    ///
+    /// impl Hooks for Sessions {
+    ///     fn on_connect(&mut self, request: &Request<'_>, _: Option<&str>) -> Connect {
+    ///         let cookie = request.head.header("cookie").unwrap_or_default().to_owned();
+    ///         let (core, conn, server) = (self.core, request.conn, Arc::clone(&self.server));
+    ///         std::thread::spawn(move || {
+    ///             let connect = match look_up(&cookie) {
+    ///                 Some(user) => Connect::Accept { user: Some(user) },
+    ///                 None => Connect::Refuse(Response::refuse(Status::Unauthorized, "Log in first.")),
+    ///             };
+    ///             let server = server.get().expect("set right after the start");
+    ///             let _ = server.connect(core, conn, connect); // a server that has stopped lets nobody in
+    ///         });
+    ///         Connect::Later
+    ///     }
+    /// }
+    /// # fn look_up(_: &str) -> Option<String> { None }
+    /// ```
+    Later,
 }
 
 /// Everybody may do what the namespaces allow.

@@ -6,7 +6,8 @@
 //! - *deliveries* and *orders*: they leave half of the ring free.
 //!
 //! Calls that must not fail and orders wait here while there is no room, in order; their number is bounded by what the
-//! core has: a connection has one such call at a time and is held meanwhile, a closed one one for each subscription.
+//! core has: a connection or handshake has one such call at a time and is held meanwhile, a closed one one for each
+//! subscription, its user and its address.
 //! Mail to the own core goes through a queue of its own, so that everything arrives in the order it was sent.
 
 use super::mail::{Call, Mail};

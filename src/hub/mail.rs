@@ -4,11 +4,14 @@
 //! to remember in between. Every call is answered exactly once. Deliveries go from a topic's home to the cores of its
 //! subscribers, in the order of their offsets.
 
+use super::hooks::Connect;
+use super::limit::Limit;
 use super::name::Name;
 use super::stats::Figures;
 use crate::budget::MAIL_BYTES_MAX;
 use crate::buf::Payload;
 use crate::handler::ConnId;
+use crate::proto::address::AddressKey;
 
 /// Mail between cores. Small, because a ring of them stands between every two cores.
 pub enum Mail {
@@ -51,6 +54,13 @@ pub enum Mail {
         code: u16,
         /// Close reason.
         reason: Name,
+    },
+    /// A handshake that waits for the application is decided; see [`super::Connect::Later`].
+    Connect {
+        /// The connection.
+        conn: ConnId,
+        /// What becomes of it.
+        connect: Box<Connect>,
     },
 }
 
@@ -99,6 +109,14 @@ pub enum Ask {
         topic: Name,
         limit: usize,
         since: Option<u64>,
+    },
+    /// A handshake comes from this address: may it?
+    Admit {
+        address: AddressKey,
+    },
+    /// One that was admitted has ended.
+    Depart {
+        address: AddressKey,
     },
     /// A connection of a user has opened.
     Open {
@@ -152,6 +170,8 @@ pub enum Answer {
         connections: usize,
     },
     Figures(Figures),
+    /// A limit is against it; nothing was done.
+    Refused(Limit),
     /// There is no room on the way; nothing was done.
     TryAgain,
 }

@@ -5,19 +5,24 @@
 //!
 //! Every topic and every user has a *home core*, chosen by the hash of its name. A topic's home (`home.rs`) gives it its
 //! order, its history and its presence, and knows which cores have subscribers; each of those (`local.rs`) serves its own.
-//! A user's home (`users.rs`) knows where its connections are. Between cores goes `mail.rs`, under the flow control of
-//! `link.rs`. A session (`session.rs`) is what a core knows of one of its connections; `command.rs` does what clients ask.
+//! A user's home (`users.rs`) knows where its connections are, an address's (`addresses.rs`) how many it has. Between cores goes `mail.rs`, under the flow control of
+//! `link.rs`. A session (`session.rs`) is what a core knows of one of its connections; `command.rs` does what clients ask,
+//! `handshake.rs` lets them in, `guard.rs` watches over them, `limit.rs` is the table of what they may not have.
 //!
 //! One [`Hub`] is one core's share. It is a [`Handler`] and knows no reactor, no ring and no socket.
 //!
 //! Mail to the own core is sent like any other and handled when the callback at hand is done: so there is one order of
 //! events, wherever a home lies.
 
+mod addresses;
 mod command;
+mod guard;
+mod handshake;
 mod history;
 mod home;
 mod hooks;
 mod lease;
+mod limit;
 mod link;
 mod local;
 mod mail;
@@ -33,6 +38,7 @@ mod wire;
 
 pub use hooks::{Client, Connect, Hooks, Open};
 pub use lease::Budget;
+pub use limit::{Limit, Limits, Refusals};
 pub use mail::Mail;
 pub(crate) use mail::{Answer, Ask, Asker, Call};
 pub use name::{Name, home};
@@ -40,21 +46,32 @@ pub use namespace::{Namespaces, PatternError, Publishers, Settings, SlowConsumer
 pub use stats::Figures;
 pub(crate) use wire::{direct_from_server, epoch, history_items, parse_connection_id};
 
-use crate::handler::{ConnId, Decision, Handler, Message, Origin, Outbox, Request, Response, Work};
+use crate::ds::{Bucket, Rate};
+use crate::handler::{ConnId, Decision, Handler, Message, Origin, Outbox, Request, Work};
 use crate::proto::close::CloseReason;
-use crate::proto::command::is_name;
 use crate::proto::event;
-use crate::proto::response::Status;
+use addresses::Addresses;
+use guard::{Due, Guards};
+use handshake::Newcomer;
 use home::Homes;
 use lease::Lease;
 use link::Links;
 use local::{Item, Locals};
-use session::{Session, Sessions};
+use session::Sessions;
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
+use token::Keys;
 use users::Users;
 
 /// Why a whole core missed something, in a gap.
 const OVERLOAD: &str = "overload";
+
+/// Why a server closes all its connections, in what clients are told.
+const RESTART: &str = "restart";
+
+/// Connections whose tokens are looked after in one turn: a million may end in the same second.
+const TOKENS_PER_TURN: usize = 256;
 
 /// Settings of a hub, the same for all cores.
 pub struct Options {
@@ -74,8 +91,23 @@ pub struct Options {
     pub server_id: String,
     /// Time between pings, as clients are told; 0 for none.
     pub ping_interval_ms: u64,
-    /// Anyone may take any name with `?user=`.
+    /// Anyone may take any name with `?user=`, where there are no keys.
     pub takes_names: bool,
+    /// What tokens are verified with; without any, no token is asked for.
+    pub keys: Keys,
+    /// Who has no token is let in all the same.
+    pub anonymous: bool,
+    /// Say inside a WebSocket why somebody is not let in.
+    pub refuse_in_band: bool,
+    /// Limits on connections and rates.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// Whether each connection has something that watches over it.
+    fn watches(&self) -> bool {
+        self.limits.of_addresses() || self.limits.of_rates() || !self.keys.is_empty()
+    }
 }
 
 /// One core's share of channels, rooms and users.
@@ -86,6 +118,17 @@ pub struct Hub<K: Hooks = Open> {
     locals: Locals,
     homes: Homes,
     users: Users,
+    addresses: Addresses,
+    guards: Guards,
+    /// Handshakes that wait for the application or for an address's home core.
+    newcomers: HashMap<ConnId, Newcomer>,
+    /// This core's share of the newcomers, once the number of cores is known.
+    accepts_rate: Option<Rate>,
+    accepts: Bucket,
+    refusals: Refusals,
+    /// For the times at which clients are asked to come back.
+    retries: RandomState,
+    retries_drawn: u64,
     links: Links,
 }
 
@@ -99,6 +142,14 @@ impl<K: Hooks> Hub<K> {
             locals: Locals::new(options.send_queue_bytes_max, lease),
             homes: Homes::new(Arc::clone(&options)),
             users: Users::default(),
+            addresses: Addresses::default(),
+            guards: Guards::default(),
+            newcomers: HashMap::new(),
+            accepts_rate: None,
+            accepts: Bucket::FULL,
+            refusals: Refusals::default(),
+            retries: RandomState::new(),
+            retries_drawn: 0,
             links: Links::default(),
             options,
         }
@@ -107,6 +158,11 @@ impl<K: Hooks> Hub<K> {
     /// Whether a connection speaks the channel protocol.
     pub(crate) fn has(&mut self, conn: ConnId) -> bool {
         self.sessions.get(conn).is_some()
+    }
+
+    /// Counts what a limit outside the hub has refused.
+    pub(crate) fn count_refusal(&mut self, limit: Limit) {
+        self.refusals.count(limit);
     }
 
     /// Mail from a core.
@@ -126,13 +182,18 @@ impl<K: Hooks> Hub<K> {
             }
             Mail::Forward { conn, frame } => out.send_frame(conn, frame),
             Mail::Cut { conn, code, reason } => out.close(conn, code, &reason),
+            Mail::Connect { conn, connect } => self.handle_connect(conn, *connect, out),
         }
     }
 
     fn handle_call(&mut self, from: usize, call: Box<Call>, out: &mut Outbox<Mail>) {
         match &call.ask {
             Ask::Open { .. } | Ask::Close { .. } | Ask::Direct { .. } | Ask::Disconnect { .. } => {
-                self.users.handle_call(from, call, &mut self.links, out);
+                let most = self.options.limits.connections_per_user;
+                self.users.handle_call(from, call, most, &mut self.links, out);
+            }
+            Ask::Admit { .. } | Ask::Depart { .. } => {
+                self.addresses.handle_call(from, call, &self.options.limits, &mut self.links, out);
             }
             Ask::Figures => {
                 let figures = Answer::Figures(self.figures());
@@ -153,41 +214,24 @@ impl<K: Hooks> Hub<K> {
     fn begin(&mut self, out: &Outbox<Mail>) {
         if self.links.cores() == 0 {
             self.links = Links::new(out);
+            self.accepts_rate = self.options.limits.accepts_of_core(out.cores());
         }
-    }
-
-    fn connect(&mut self, request: &Request<'_>) -> Result<Option<Name>, Response> {
-        let wanted = user_in(request.head.query.unwrap_or_default());
-        if wanted.is_some() && !self.options.takes_names {
-            let line = "?user= is for development: in production a name would need a token.";
-            return Err(Response::refuse(Status::Unauthorized, line));
-        }
-        let user = match self.hooks.on_connect(request, wanted.as_deref()) {
-            Connect::Accept { user } => user,
-            Connect::Refuse(response) => return Err(response),
-        };
-        if user.as_deref().is_some_and(|user| !is_name(user)) {
-            let line = "A user name has 1 to 255 bytes, no control characters, and more than separators.";
-            return Err(Response::refuse(Status::BadRequest, line));
-        }
-        Ok(user.as_deref().map(Name::new))
     }
 }
 
 impl<K: Hooks> Handler for Hub<K> {
     type Mail = Mail;
 
-    fn on_request(&mut self, request: &Request<'_>, _: &mut Outbox<Mail>) -> Decision {
-        if !request.is_ready {
-            return Decision::Respond(Response::refuse(Status::Unavailable, "The server is full or about to stop."));
-        }
-        match self.connect(request) {
-            Ok(user) => {
-                self.sessions.insert(request.conn, Session::new(request.conn, user));
-                Decision::ACCEPT
-            }
-            Err(response) => Decision::Respond(response),
-        }
+    fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
+        self.begin(out);
+        let decision = self.judge(request, out);
+        self.finish(out);
+        decision
+    }
+
+    fn on_abandon(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        self.forget(conn, out);
+        self.finish(out);
     }
 
     fn on_open(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
@@ -213,12 +257,31 @@ impl<K: Hooks> Handler for Hub<K> {
         if session.is_ended() {
             return;
         }
+        if let Err(limit) = self.guards.charge(conn, text.len(), &self.options.limits, out.unix_ms()) {
+            return self.refuse_over_rate(conn, text, limit, out);
+        }
+        let Some(session) = self.sessions.get(conn) else { return };
         if session.is_busy() {
             session.rare().waiting.push_back(text.into());
         } else {
             self.run(conn, text, out);
         }
         self.finish(out);
+    }
+
+    fn on_control(&mut self, conn: ConnId, bytes: usize, out: &mut Outbox<Mail>) {
+        if let Err(limit) = self.guards.charge(conn, bytes, &self.options.limits, out.unix_ms()) {
+            // Nothing can be said about a ping but by the close.
+            self.refusals.count(limit);
+            self.end(conn, limit.reason(), out);
+        }
+    }
+
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) {
+        if self.has(conn) {
+            let frame = wire::frame(|json| event::append_server_shutdown(json, RESTART, reconnect_delay_ms));
+            out.send_frame(conn, frame);
+        }
     }
 
     fn on_mail(&mut self, from: Origin, mail: Mail, out: &mut Outbox<Mail>) {
@@ -248,8 +311,9 @@ impl<K: Hooks> Handler for Hub<K> {
         let all_sent = self.links.flush_all(out);
         let none_lags = self.homes.bring_up(&mut self.links, out);
         self.finish(out);
+        let all_warned = self.look_after_tokens(out);
         let all_served = self.locals.step(&mut self.sessions, &self.options.namespaces, out);
-        match (all_served, all_sent && none_lags) {
+        match (all_served && all_warned, all_sent && none_lags) {
             (false, _) => Work::Now,
             (true, false) => Work::Soon, // a ring is full, and nobody tells when it is not
             (true, true) => Work::None,
@@ -260,12 +324,14 @@ impl<K: Hooks> Handler for Hub<K> {
         self.begin(out);
         self.homes.on_tick(now_ms, &mut self.links, out);
         self.locals.on_tick();
+        self.addresses.on_tick(&self.options.limits, out.unix_ms());
         self.finish(out);
     }
 
     fn on_close(&mut self, conn: ConnId, _: CloseReason, out: &mut Outbox<Mail>) {
         self.begin(out);
         let Some(session) = self.sessions.remove(conn) else { return };
+        self.stop_watching(conn, out);
         let client = Client { conn, core: self.links.core(), user: session.user().map(|user| &**user) };
         for sub in session.subs() {
             let topic = self.locals.name(sub.topic).clone();
@@ -297,14 +363,36 @@ impl<K: Hooks> Hub<K> {
         });
         out.send_frame(conn, frame);
         self.hooks.on_open(&Client { conn, core: self.links.core(), user });
+        self.guards.schedule(conn, seconds(out));
+    }
+
+    /// Warns those whose tokens end soon and closes those whose have, in bounded steps. True when nothing is left to do.
+    fn look_after_tokens(&mut self, out: &mut Outbox<Mail>) -> bool {
+        for _ in 0..TOKENS_PER_TURN {
+            match self.guards.take_due(seconds(out)) {
+                None => return true,
+                Some((conn, Due::End)) => self.end(conn, CloseReason::TokenExpired, out),
+                Some((conn, Due::Warn { expires_in_s })) => {
+                    let expires_in_s = expires_in_s.into();
+                    out.send_frame(conn, wire::frame(|json| event::append_expiring(json, expires_in_s)));
+                }
+            }
+        }
+        false
+    }
+
+    /// Closes a connection; nothing is done for it any more.
+    fn end(&mut self, conn: ConnId, reason: CloseReason, out: &mut Outbox<Mail>) {
+        if let Some(session) = self.sessions.get(conn) {
+            session.end();
+            out.end(conn, reason);
+        }
     }
 }
 
-/// The value of `user` in a query string.
-fn user_in(query: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("user="))?;
-    let value = value.replace('+', " "); // as HTML forms and URLSearchParams write a space
-    Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+/// The wall clock, in seconds since 1970, as tokens count.
+fn seconds(out: &Outbox<Mail>) -> u32 {
+    u32::try_from(out.unix_ms() / 1_000).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

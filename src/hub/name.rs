@@ -25,12 +25,21 @@ impl Name {
 
 /// [`Name::home`] of a text.
 pub fn home(text: &str, cores: usize) -> usize {
+    home_of_hashed(text, cores)
+}
+
+/// The core that owns what has this number.
+pub fn home_of_number(number: u64, cores: usize) -> usize {
+    home_of_hashed(number, cores)
+}
+
+fn home_of_hashed(what: impl Hash, cores: usize) -> usize {
     #[cfg(not(test))]
     static KEY: LazyLock<std::hash::RandomState> = LazyLock::new(Default::default);
     #[cfg(test)] // a failing case must fail again
     static KEY: LazyLock<std::hash::BuildHasherDefault<std::hash::DefaultHasher>> =
         LazyLock::new(Default::default);
-    (KEY.hash_one(text) % cores.max(1) as u64) as usize
+    (KEY.hash_one(what) % cores.max(1) as u64) as usize
 }
 
 impl Deref for Name {

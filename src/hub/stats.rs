@@ -2,6 +2,7 @@
 
 use super::Hub;
 use super::hooks::Hooks;
+use super::limit::Refusals;
 
 macro_rules! figures {
     ($($field:ident $doc:literal;)*) => {
@@ -9,11 +10,14 @@ macro_rules! figures {
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Figures {
             $(#[doc = $doc] pub $field: u64,)*
+            /// What each limit has refused.
+            pub refusals: Refusals,
         }
 
         impl std::ops::AddAssign for Figures {
             fn add_assign(&mut self, other: Figures) {
                 $(self.$field += other.$field;)*
+                self.refusals += other.refusals;
             }
         }
     };
@@ -28,6 +32,7 @@ figures! {
     dropped "Publications not given to subscribers that were slow.";
     gaps "Gaps announced to subscribers that were slow.";
     slow_disconnected "Connections closed because they were slow.";
+    addresses "Addresses with connections, or with such a moment ago, where they are counted.";
     owed_bytes "Bytes held for subscribers that have not been given them.";
 }
 
@@ -43,7 +48,9 @@ impl<K: Hooks> Hub<K> {
             dropped: counts.dropped,
             gaps: counts.gaps,
             slow_disconnected: counts.disconnected,
+            addresses: self.addresses.len() as u64,
             owed_bytes: self.locals.bytes() as u64,
+            refusals: self.refusals,
         }
     }
 }

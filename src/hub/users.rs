@@ -1,6 +1,7 @@
 //! The users this core is home of, and where their connections are.
 
 use super::home::give_answer;
+use super::limit::Limit;
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
 use super::name::Name;
@@ -40,9 +41,20 @@ impl Users {
     }
 
     /// Does what a call about a user asks, and answers it.
-    pub fn handle_call(&mut self, from: usize, call: Box<Call>, links: &mut Links, out: &mut Outbox<Mail>) {
+    /// A user may have `connections_max`.
+    pub fn handle_call(
+        &mut self,
+        from: usize,
+        call: Box<Call>,
+        connections_max: Option<u32>,
+        links: &mut Links,
+        out: &mut Outbox<Mail>,
+    ) {
         let core = from as u16;
         let answer = match &call.ask {
+            Ask::Open { user, .. } if self.has_all(user, connections_max) => {
+                Answer::Refused(Limit::UserConnections)
+            }
             Ask::Open { user, conn } => {
                 self.open(user, Place { core, conn: *conn });
                 Answer::Done
@@ -77,6 +89,14 @@ impl Users {
 
     fn places(&self, user: &Name) -> impl Iterator<Item = Place> {
         self.by_name.get(user).into_iter().flat_map(Connections::iter)
+    }
+
+    /// Whether a user has as many connections as it may.
+    fn has_all(&self, user: &Name, connections_max: Option<u32>) -> bool {
+        let Some(most) = connections_max else { return false };
+        let connections = self.by_name.get(user);
+        let others = |connections: &Connections| connections.others.as_ref().map_or(0, |others| others.len());
+        connections.map_or(0, |connections| 1 + others(connections)) >= most as usize
     }
 
     fn open(&mut self, user: &Name, place: Place) {

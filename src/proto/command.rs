@@ -174,6 +174,8 @@ error_codes! {
     MessageRateExceeded "message_rate_exceeded", "Too many messages";
     ByteRateExceeded "byte_rate_exceeded", "Too many bytes";
     TryAgain "try_again", "Try again";
+    Unauthorized "unauthorized", "Unauthorized";
+    ConnectionLimit "connection_limit", "Too many connections";
 }
 
 macro_rules! members {

@@ -96,13 +96,14 @@ pub fn append_joined(out: &mut Vec<u8>, id: &str, room: &str, members: u64, star
     }
 }
 
-/// `{"type":"unsubscribed","id":3,"channel":"scores"}` or `{"type":"left","id":7,"room":"lobby"}`
-pub fn append_unsubscribed(out: &mut Vec<u8>, id: &str, topic: &Topic<'_>) {
+/// `{"type":"unsubscribed","id":3,"channel":"scores"}` or `{"type":"left","id":7,"room":"lobby"}`; without `id` where
+/// nobody asked for it.
+pub fn append_unsubscribed(out: &mut Vec<u8>, id: Option<&str>, topic: &Topic<'_>) {
     let kind = match topic.place {
         Place::Channel => "unsubscribed",
         Place::Room => "left",
     };
-    Object::begin(out, kind).raw("id", id).field(reply_key(topic.place), &topic.name).end();
+    Object::begin(out, kind).optional_raw("id", id).field(reply_key(topic.place), &topic.name).end();
 }
 
 /// `{"type":"left","id":7,"rooms":["lobby","den"]}`: the reply to `leave_all`.
@@ -279,6 +280,16 @@ pub fn append_server_shutdown(out: &mut Vec<u8>, reason: &str, reconnect_delay_m
 /// had none.
 pub fn append_error(out: &mut Vec<u8>, id: Option<&str>, code: ErrorCode, text: &str) {
     Object::begin(out, "error").optional_raw("id", id).field("code", code.name()).field("error", text).end();
+}
+
+/// `{"type":"error","code":"try_again","error":"…","reconnectDelay":5312}`: what somebody is told who is not let in;
+/// without `reconnectDelay` where coming back is of no use.
+pub fn append_turned_away(out: &mut Vec<u8>, code: ErrorCode, text: &str, reconnect_delay_ms: Option<u64>) {
+    Object::begin(out, "error")
+        .field("code", code.name())
+        .field("error", text)
+        .optional("reconnectDelay", reconnect_delay_ms)
+        .end();
 }
 
 /// The key that names a topic in a reply to the one who asked.

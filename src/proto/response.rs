@@ -34,6 +34,7 @@ macro_rules! statuses {
 
 statuses! {
     Ok 200 "OK";
+    NoContent 204 "No Content";
     BadRequest 400 "Bad Request";
     Unauthorized 401 "Unauthorized";
     Forbidden 403 "Forbidden";
@@ -49,7 +50,7 @@ statuses! {
     VersionNotSupported 505 "HTTP Version Not Supported";
 }
 
-/// A whole response. 429 and 503 get a `Retry-After` unless `headers` has one.
+/// A whole response; a 204 has no body. 429 and 503 get a `Retry-After` unless `headers` has one.
 ///
 /// Names and values in `headers` are the server's own: they are not checked.
 ///
@@ -59,12 +60,11 @@ statuses! {
 /// assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && bytes.ends_with(b"\r\n\r\nok"));
 /// ```
 pub fn encode(status: Status, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
-        status.code(),
-        status.phrase(),
-        body.len(),
-    );
+    let mut head = format!("HTTP/1.1 {} {}\r\nConnection: close\r\n", status.code(), status.phrase());
+    // RFC 9110 §8.6: a 204 has no length, nor anything that would have one.
+    if status != Status::NoContent {
+        head.push_str(&format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len()));
+    }
     let busy = matches!(status, Status::TooManyRequests | Status::Unavailable);
     let own_delay = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
     let delay = (busy && !own_delay).then_some(("Retry-After", RETRY_AFTER_S));
@@ -94,9 +94,13 @@ mod tests {
             let response = text(status, &[]);
             assert!(response.starts_with(&format!("HTTP/1.1 {} {}\r\n", status.code(), status.phrase())));
             assert!(response.contains("\r\nConnection: close\r\n"));
-            assert!(response.contains("\r\nContent-Length: 4\r\n"));
-            assert!(response.ends_with("\r\n\r\nbody"));
+            if status != Status::NoContent {
+                assert!(response.contains("\r\nContent-Length: 4\r\n"));
+                assert!(response.ends_with("\r\n\r\nbody"));
+            }
         }
+        let nothing = String::from_utf8(encode(Status::NoContent, "text/plain", &[], b"")).unwrap();
+        assert_eq!(nothing, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
     }
 
     #[test]

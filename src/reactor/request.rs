@@ -25,7 +25,7 @@ enum Answer {
     Upgrade { accept: [u8; 28], subprotocol: Option<String> },
     Undecided { accept: [u8; 28] },
     Respond(Response),
-    Refuse { accept: [u8; 28], frames: Payload, reason: CloseReason },
+    Refuse { accept: [u8; 28], subprotocol: Option<String>, frames: Payload, reason: CloseReason },
 }
 
 impl From<Refusal> for Answer {
@@ -113,7 +113,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
         match (self.handler.on_request(&request, &mut self.outbox), accept) {
             (Decision::Respond(response), _) => Answer::Respond(response),
-            (Decision::Refuse { frames, reason }, Some(accept)) => Answer::Refuse { accept, frames, reason },
+            (Decision::Refuse { frames, reason, subprotocol }, Some(accept)) => {
+                Answer::Refuse { accept, subprotocol, frames, reason }
+            }
             (_, None) => Refusal::NotWebSocket.into(),
             (Decision::Accept { .. } | Decision::Later, Some(_)) if !is_ready => Status::Unavailable.into(),
             (Decision::Accept { subprotocol }, Some(accept)) => Answer::Upgrade { accept, subprotocol },
@@ -125,7 +127,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn answer(&mut self, id: ConnId, answer: Answer, mut owner: Owner, rest: Range<usize>) {
         match answer {
             Answer::Respond(response) => self.respond(id, response),
-            Answer::Refuse { accept, frames, reason } => self.refuse(id, &accept, &frames, reason),
+            Answer::Refuse { accept, subprotocol, frames, reason } => {
+                self.refuse(id, &accept_response(&accept, subprotocol.as_deref()), &frames, reason);
+            }
             Answer::Upgrade { accept, subprotocol } => {
                 self.open(id, &accept, subprotocol.as_deref());
                 if !rest.is_empty() {
@@ -156,7 +160,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
             Decision::Accept { subprotocol } => Answer::Upgrade { accept, subprotocol },
             Decision::Respond(response) => Answer::Respond(response),
-            Decision::Refuse { frames, reason } => Answer::Refuse { accept, frames, reason },
+            Decision::Refuse { frames, reason, subprotocol } => {
+                Answer::Refuse { accept, subprotocol, frames, reason }
+            }
             Decision::Later => Answer::Undecided { accept },
         };
         let rest = 0..bytes.len();
@@ -187,10 +193,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// Upgrades only to say why not. The handler never hears of it as open.
-    fn refuse(&mut self, id: ConnId, accept: &[u8; 28], frames: &Payload, reason: CloseReason) {
+    fn refuse(&mut self, id: ConnId, response: &[u8], frames: &Payload, reason: CloseReason) {
         self.counters.responses.add(1);
         let close = close::encode(reason.code(), "");
-        let all = [&accept_response(accept, None)[..], &frames[..], &close[..]].concat();
+        let all = [response, &frames[..], &close[..]].concat();
         let len = all.len();
         self.end_with(id, Segment::Bytes(all, 0..len), Phase::Refusing, reason);
     }

@@ -6,7 +6,9 @@
 use super::handle::Handle;
 use super::{Builder, Front, Server};
 use crate::config::Config;
-use crate::hub::{self, Answer, Ask, Asker, Budget, Call, Figures, Hooks, Hub, Mail, Name};
+use crate::ds::Rate;
+use crate::handler::ConnId;
+use crate::hub::{self, Answer, Ask, Asker, Budget, Call, Connect, Figures, Hooks, Hub, Limits, Mail, Name};
 use crate::proto::command::{ROOM_MARK, is_name};
 use crate::sys::host::{self, HostFacts};
 use serde::de::IgnoredAny;
@@ -33,8 +35,12 @@ impl Builder {
         K: Hooks,
         F: Fn(usize) -> K + Send + Sync + 'static,
     {
-        let (options, echo) = (Arc::new(options(&self.config)), self.config.echo);
-        self.handler(move |core| Front::new(Hub::new(Arc::clone(&options), make(core)), echo))
+        let options = Arc::new(options(&self.config));
+        let (echo, origins) =
+            (self.config.echo.unwrap_or(!self.config.production), self.config.origins.clone());
+        self.handler(move |core| {
+            Front::new(Hub::new(Arc::clone(&options), make(core)), echo, origins.as_deref())
+        })
     }
 }
 
@@ -52,6 +58,32 @@ fn options(config: &Config) -> hub::Options {
         server_id: config.server_id.clone().unwrap_or_else(host::name),
         ping_interval_ms: config.ping_interval_ms.unwrap_or(0),
         takes_names: !config.production,
+        keys: config.keys.clone(),
+        anonymous: config.anonymous,
+        refuse_in_band: config.refuse_in_band,
+        limits: limits(config),
+    }
+}
+
+/// The limits of a configuration: those on addresses, users and rates hold in production only.
+fn limits(config: &Config) -> Limits {
+    if !config.production {
+        return Limits::NONE;
+    }
+    // Two seconds' worth at once: who was quiet for a moment may catch up.
+    let rate = |per_s: Option<u32>| per_s.map(|per_s| Rate::new(per_s.into(), 2 * u64::from(per_s)));
+    // Of bytes at least one message of the largest size, or it could never be sent.
+    let bytes = |per_s: u32| {
+        let at_once = (2 * u64::from(per_s)).max(config.max_message_bytes as u64);
+        Rate::new(per_s.into(), at_once)
+    };
+    Limits {
+        accepts_per_s: config.accept_rate,
+        accepts_per_address: rate(config.accept_rate_per_address),
+        connections_per_address: config.max_connections_per_address,
+        connections_per_user: config.max_connections_per_user,
+        messages: rate(config.message_rate),
+        bytes: config.byte_rate.map(bytes),
     }
 }
 
@@ -277,6 +309,19 @@ impl Handle<Mail> {
         let (core, conn) = place.ok_or(Invalid::ConnectionId)?;
         let cut = Mail::Cut { conn, code, reason: Name::new(reason) };
         self.send(core, cut).map_err(|_| Invalid::Stopped)
+    }
+
+    /// Decides a request that [`Hooks::on_connect`] has left open with [`Connect::Later`] on this core, for this connection
+    /// ([`crate::Request::conn`]). One that has gone meanwhile, or is decided, is passed over.
+    ///
+    /// # Errors
+    /// There is no such core, or the server has stopped.
+    pub fn connect(&self, core: usize, conn: ConnId, connect: Connect) -> Result<(), Invalid> {
+        if core >= self.cores() {
+            return Err(Invalid::ConnectionId);
+        }
+        let mail = Mail::Connect { conn, connect: Box::new(connect) };
+        self.send(core, mail).map_err(|_| Invalid::Stopped)
     }
 
     /// What all cores have and have done.

@@ -206,7 +206,8 @@ impl Client {
             })
             .collect();
         let mut response = Response { status, headers, body: Vec::new() };
-        if status != 101 {
+        // Neither has a body (RFC 9110 §15.2, §15.3.5).
+        if status != 101 && status != 204 {
             let len = response.header("Content-Length").expect("a Content-Length").parse().expect("a number");
             while self.pending.len() < len {
                 assert!(self.receive(deadline), "a body of {len} bytes");

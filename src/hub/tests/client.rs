@@ -33,6 +33,10 @@ pub struct Client {
     pub core: usize,
     /// Its connection, while it has one.
     pub conn: Option<ConnId>,
+    /// The address it last came from.
+    pub address: u32,
+    /// It waits to be let in.
+    pub deciding: bool,
     pub welcomed: bool,
     pub held: bool,
     /// It does not read: its socket fills.
@@ -62,6 +66,8 @@ impl Client {
             number,
             core,
             conn: None,
+            address: 0,
+            deciding: false,
             welcomed: false,
             held: false,
             stalled: false,
@@ -77,6 +83,18 @@ impl Client {
         }
     }
 
+    /// Its connection is gone; where it stood is remembered.
+    pub fn lose_connection(&mut self) {
+        self.conn = None;
+        self.left.append(&mut self.stands);
+        self.socket.clear();
+        self.unsent.clear();
+        self.recovering.clear();
+        self.awaited.clear();
+        (self.welcomed, self.held, self.stalled, self.blocked) = (false, false, false, false);
+        self.deciding = false;
+    }
+
     /// Reads one frame and checks it against everything it knows.
     pub fn read(&mut self, json: &str, ledger: &mut Ledger) {
         match field(json, "type").expect("every frame has a type") {
@@ -90,6 +108,9 @@ impl Client {
             }
             "error" => {
                 let code = field(json, "code").expect("a code");
+                if code == "connection_limit" {
+                    return assert!(!self.welcomed, "welcomed, and then one too many");
+                }
                 assert!(
                     matches!(code, "try_again" | "bad_request" | "not_subscribed" | "topic_limit"),
                     "{json}"

@@ -2,9 +2,14 @@
 
 use super::client::{Client, Ledger, field, number};
 use crate::buf::Payload;
-use crate::handler::{Action, ConnId, Handler, Kind, Message, Origin, Outbox, Work};
-use crate::hub::session::Session;
-use crate::hub::{Budget, Hub, Mail, Name, Namespaces, Open, Options, Publishers, Settings, SlowConsumer};
+use crate::ds::Rate;
+use crate::handler::{Action, ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Work};
+use crate::hub::handshake::Newcomer;
+use crate::hub::token::Keys;
+use crate::hub::{
+    Budget, Connect, Hub, Limits, Mail, Name, Namespaces, Open, Options, Publishers, Settings, SlowConsumer,
+};
+use crate::proto::address::AddressKey;
 use crate::proto::client::decode_server_header;
 use crate::proto::close::CloseReason;
 use rtrb::Consumer;
@@ -15,6 +20,7 @@ use std::sync::Arc;
 const TOPICS: [&str; 6] = ["cut:a", "cut:b", "newest:a", "oldest:a", "latest:a", "bare:a"];
 const USERS: [Option<&str>; 4] = [Some("ann"), Some("bob"), None, Some("cat")];
 const QUEUE_BYTES: usize = 700;
+const ADDRESSES: usize = 3;
 
 /// splitmix64: Steele et al., "Fast splittable pseudorandom number generators", 2014.
 struct Random(u64);
@@ -54,6 +60,7 @@ struct Asked {
 }
 
 struct World {
+    limits: Limits,
     cores: Vec<Core>,
     clients: Vec<Client>,
     random: Random,
@@ -87,12 +94,26 @@ fn namespaces() -> Namespaces {
     namespaces
 }
 
+/// In half of all cases none.
+fn limits(random: &mut Random) -> Limits {
+    if random.one_in(2) {
+        return Limits::NONE;
+    }
+    Limits {
+        connections_per_address: (!random.one_in(3)).then_some(1 + random.below(3) as u32),
+        accepts_per_address: (!random.one_in(3)).then_some(Rate::new(1, 3)),
+        connections_per_user: (!random.one_in(3)).then_some(2),
+        ..Limits::NONE
+    }
+}
+
 impl World {
     fn new(case: u64, tells: bool) -> World {
         let mut random = Random(case);
         let count = 1 + random.below(4);
         let entries = [8, 16, 64][random.below(3)];
         let budget_bytes = if random.one_in(4) { 0 } else { 64 << 20 };
+        let limits = limits(&mut random);
         let options = Arc::new(Options {
             namespaces: namespaces(),
             topics_per_connection_max: 4,
@@ -103,6 +124,10 @@ impl World {
             server_id: "sim".into(),
             ping_interval_ms: 0,
             takes_names: true,
+            keys: Keys::default(),
+            anonymous: false,
+            refuse_in_band: random.one_in(2),
+            limits,
         });
         let mut producers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
         let mut consumers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
@@ -119,6 +144,7 @@ impl World {
             incoming,
         };
         World {
+            limits,
             cores: producers.into_iter().zip(consumers).enumerate().map(core).collect(),
             clients: (0..2 + random.below(5)).map(|number| Client::new(number, number % count)).collect(),
             random,
@@ -150,6 +176,7 @@ impl World {
             33..35 => self.read_again(client),
             35 => self.close(client),
             36..39 => self.receive(client, 1),
+            39 if self.random.one_in(2) => self.let_in(),
             _ => self.tick(),
         }
         for client in 0..self.clients.len() {
@@ -167,31 +194,73 @@ impl World {
         let conn = ConnId { slot: client as u32, generation: self.generations };
         let user = USERS[self.random.below(USERS.len())].map(Name::new);
         let on = self.random.below(self.cores.len());
-        self.tell(|| format!("client {client} opens on core {on} as {user:?}"));
         let it = &mut self.clients[client];
-        (it.conn, it.core) = (Some(conn), on);
+        (it.conn, it.core, it.deciding) = (Some(conn), on, true);
+        it.address = self.random.below(ADDRESSES) as u32;
+        let address = AddressKey::of(std::net::Ipv4Addr::from_bits(it.address).into());
+        // The application may take its time to say who it is.
+        let is_later = self.random.one_in(4);
+        self.tell(|| {
+            format!("client {client} opens on core {on} from {address}, {user:?}, later: {is_later}")
+        });
         let core = &mut self.cores[on];
-        core.hub.sessions.insert(conn, Session::new(conn, user));
-        core.hub.on_open(conn, &mut core.out);
+        core.hub.begin(&core.out);
+        let newcomer = Newcomer::new(address, (!is_later).then_some(user));
+        let decision = core.hub.go_on(conn, newcomer, &mut core.out);
+        core.hub.finish(&mut core.out);
+        self.decide(client, decision);
         self.apply(on);
+    }
+
+    /// The application lets in all who wait for it.
+    fn let_in(&mut self) {
+        for client in 0..self.clients.len() {
+            let it = &self.clients[client];
+            let (Some(conn), true, on) = (it.conn, it.deciding, it.core) else { continue };
+            let user = USERS[self.random.below(USERS.len())].map(str::to_owned);
+            let connect = Box::new(Connect::Accept { user });
+            let core = &mut self.cores[on];
+            core.hub.on_mail(Origin::Thread, Mail::Connect { conn, connect }, &mut core.out);
+            self.apply(on);
+        }
+    }
+
+    /// What became of a handshake.
+    fn decide(&mut self, client: usize, decision: Decision) {
+        let it = &mut self.clients[client];
+        let (Some(conn), true, on) = (it.conn, it.deciding, it.core) else {
+            panic!("client {client} is decided about twice")
+        };
+        match decision {
+            Decision::Later => {}
+            Decision::Accept { .. } => {
+                it.deciding = false;
+                let address = it.address;
+                let same = |it: &&Client| it.address == address && it.conn.is_some() && !it.deciding;
+                let connections = self.clients.iter().filter(same).count() as u32;
+                assert!(self.limits.connections_per_address.is_none_or(|most| connections <= most));
+                let core = &mut self.cores[on];
+                core.hub.on_open(conn, &mut core.out);
+                self.apply(on);
+            }
+            Decision::Respond(_) | Decision::Refuse { .. } => {
+                self.tell(|| format!("client {client} is turned away"));
+                self.clients[client].lose_connection();
+            }
+        }
     }
 
     /// The connection is gone, whoever ended it.
     fn close(&mut self, client: usize) {
         let it = &mut self.clients[client];
-        let Some(conn) = it.conn.take() else { return };
-        let on = it.core;
-        for (topic, stand) in std::mem::take(&mut it.stands) {
-            it.left.insert(topic, stand);
-        }
-        it.socket.clear();
-        it.unsent.clear();
-        it.recovering.clear();
-        it.awaited.clear();
-        (it.welcomed, it.held, it.stalled, it.blocked) = (false, false, false, false);
+        let (Some(conn), deciding, on) = (it.conn, it.deciding, it.core) else { return };
+        it.lose_connection();
         self.tell(|| format!("client {client} closes"));
         let core = &mut self.cores[on];
-        core.hub.on_close(conn, CloseReason::PeerEof, &mut core.out);
+        match deciding {
+            true => core.hub.on_abandon(conn, &mut core.out),
+            false => core.hub.on_close(conn, CloseReason::PeerEof, &mut core.out),
+        }
         self.apply(on);
     }
 
@@ -233,7 +302,7 @@ impl World {
 
     /// The server receives what a client has sent, unless it holds it; what came together is handed over together.
     fn receive(&mut self, client: usize, most: usize) {
-        if self.clients[client].held {
+        if self.clients[client].held || self.clients[client].deciding {
             return;
         }
         for _ in 0..most {
@@ -284,6 +353,7 @@ impl World {
         self.now_ms += [300, 1_000, 70_000][self.random.below(3)];
         for on in 0..self.cores.len() {
             let core = &mut self.cores[on];
+            core.out.set_unix_ms(self.now_ms);
             core.hub.on_tick(self.now_ms, &mut core.out);
             self.apply(on);
         }
@@ -330,7 +400,7 @@ impl World {
                 Action::Hold { .. } => self.clients[client].held = true,
                 Action::Resume { .. } => self.clients[client].held = false,
                 Action::Close { .. } | Action::End { .. } => ended.push(client),
-                Action::Decide { .. } => unreachable!("it decides at once"),
+                Action::Decide { decision, .. } => self.decide(client, decision),
             }
         }
         for client in ended {
@@ -363,6 +433,7 @@ impl World {
     /// Everything in flight arrives, everybody reads.
     fn settle(&mut self) {
         for _ in 0..100_000 {
+            self.let_in();
             let mut moved = self.carry_mail();
             for on in 0..self.cores.len() {
                 moved |= self.turn(on);
@@ -384,7 +455,7 @@ impl World {
     fn check_at_rest(&self) {
         for client in &self.clients {
             assert!(client.awaited.is_empty(), "client {}: no reply to {:?}", client.number, client.awaited);
-            assert!(!client.held && (client.conn.is_none() || client.welcomed));
+            assert!(!client.held && !client.deciding && (client.conn.is_none() || client.welcomed));
             let mut skipped = client.skipped.clone();
             for (topic, stand) in &client.stands {
                 let (epoch, last) = self.last(topic);
@@ -426,16 +497,20 @@ impl World {
             assert_eq!((figures.sessions, figures.users, figures.owed_bytes), (0, 0, 0));
             assert!(core.hub.locals.is_empty(), "subscribers that are gone");
             assert!(core.hub.homes.is_without_subscribers(), "counted, but gone");
+            assert_eq!(core.hub.addresses.connections(), 0, "connections of addresses that are gone");
+            assert!(core.hub.newcomers.is_empty() && core.hub.guards.is_empty(), "watched, but gone");
         }
         for _ in 0..3 {
             self.now_ms += 3_600_000;
             for core in &mut self.cores {
+                core.out.set_unix_ms(self.now_ms);
                 core.hub.on_tick(self.now_ms, &mut core.out);
             }
         }
         for core in &self.cores {
             let figures = core.hub.figures();
             assert_eq!((figures.topics, figures.history_bytes), (0, 0), "kept for nobody");
+            assert_eq!(figures.addresses, 0, "an address is forgotten when it may have all again");
         }
     }
 }

@@ -334,7 +334,7 @@ fn the_error_codes_of_the_protocol() {
     assert_eq!(
         names.join(" "),
         "invalid_json unknown_type bad_request not_subscribed forbidden too_large topic_limit \
-         message_rate_exceeded byte_rate_exceeded try_again"
+         message_rate_exceeded byte_rate_exceeded try_again unauthorized connection_limit"
     );
     assert_eq!(ErrorCode::InvalidJson.text(), "Invalid JSON");
     assert_eq!(ErrorCode::UnknownType.text(), "Unknown message type");

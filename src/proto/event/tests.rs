@@ -56,7 +56,7 @@ fn the_replies_of_the_protocol() {
         r#"{"type":"subscribed","id":2,"channel":"scores","epoch":"x7Kq","last_id":41,"recovered":true}"#
     );
     assert_eq!(
-        frame(|out| append_unsubscribed(out, "3", &channel("scores"))),
+        frame(|out| append_unsubscribed(out, Some("3"), &channel("scores"))),
         r#"{"type":"unsubscribed","id":3,"channel":"scores"}"#
     );
     assert_eq!(
@@ -73,7 +73,7 @@ fn the_replies_of_the_protocol() {
     );
     assert_eq!(frame(|out| append_sent(out, "6", None)), r#"{"type":"sent","id":6}"#);
     assert_eq!(
-        frame(|out| append_unsubscribed(out, "7", &room("lobby"))),
+        frame(|out| append_unsubscribed(out, Some("7"), &room("lobby"))),
         r#"{"type":"left","id":7,"room":"lobby"}"#
     );
     assert_eq!(
@@ -253,7 +253,7 @@ proptest! {
             json!({"type": "published", "id": 1, "channel": name, "last_id": number})
         );
         prop_assert_eq!(
-            read(|out| append_unsubscribed(out, "1", &room(&name))),
+            read(|out| append_unsubscribed(out, Some("1"), &room(&name))),
             json!({"type": "left", "id": 1, "room": name})
         );
         prop_assert_eq!(

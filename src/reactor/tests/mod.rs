@@ -110,7 +110,11 @@ impl Handler for App {
             "/refuse" => Decision::Respond(Response::refuse(Status::Forbidden, "no")),
             "/refuse-in-band" => {
                 let reason = if request.is_ready { CloseReason::Unauthorized } else { CloseReason::Overload };
-                Decision::Refuse { frames: crate::handler::encode_message(Kind::Text, b"no"), reason }
+                Decision::Refuse {
+                    frames: crate::handler::encode_message(Kind::Text, b"no"),
+                    reason,
+                    subprotocol: None,
+                }
             }
             _ => Decision::ACCEPT,
         }

@@ -234,9 +234,16 @@ fn a_later_refusal_may_be_in_band() {
     let id = rig.id(peer);
     rig.tell(move |out| {
         let frames = crate::handler::encode_message(Kind::Text, b"no");
-        out.decide(id, Decision::Refuse { frames, reason: CloseReason::Unauthorized });
+        out.decide(
+            id,
+            Decision::Refuse { frames, reason: CloseReason::Unauthorized, subprotocol: Some("v1".into()) },
+        );
     });
-    assert!(rig.take(peer).starts_with(b"HTTP/1.1 101 "));
+    let head = String::from_utf8_lossy(&rig.take(peer)).into_owned();
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nSec-WebSocket-Protocol: v1\r\n"),
+        "{head}"
+    );
     rig.end(peer);
     assert_eq!(rig.closed(CloseReason::Unauthorized), 1);
     assert!(rig.reactor.handler.told.is_empty());

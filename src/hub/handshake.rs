@@ -1,0 +1,270 @@
+//! The way in: from a request to a session, on one path.
+//!
+//! 1. Is the server ready, and are newcomers within their rate? (503)
+//! 2. What does the token say? (401) Without keys, what does `?user=` say, where that is believed?
+//! 3. What does the application say? It may answer later, from any thread.
+//! 4. Does the address have room? Its home core answers. (429)
+//! 5. The upgrade is accepted, and the session made.
+//!
+//! A [`Newcomer`] is what is kept between the steps. One that goes away meanwhile is forgotten; where its address had let it
+//! in already, that is taken back. A refusal never says what was wrong with a token, and nothing here logs one.
+
+use super::guard::Pass;
+use super::hooks::{Connect, Hooks};
+use super::limit::{Limit, take};
+use super::mail::{Ask, Asker, Call, Mail};
+use super::name::{Name, home_of_number};
+use super::session::Session;
+use super::{Hub, token, wire};
+use crate::handler::{ConnId, Decision, Outbox, Request, Response};
+use crate::proto::address::AddressKey;
+use crate::proto::command::is_name;
+use crate::proto::event;
+use crate::proto::response::Status;
+use crate::proto::upgrade;
+use std::hash::BuildHasher;
+
+/// The subprotocol that is answered where it is offered: a browser that offers its token as one needs another to be
+/// answered.
+const SUBPROTOCOL: &str = "megasock";
+
+/// When clients refused for load are asked to come back: each at a time of its own between these.
+const RETRY_MS: std::ops::Range<u64> = 1_000..10_000;
+
+/// A handshake that waits for an answer.
+pub struct Newcomer {
+    address: AddressKey,
+    offers_subprotocol: bool,
+    pass: Pass,
+    /// Whom the application has let in; `None` while it is being asked.
+    accepted: Option<Option<Name>>,
+}
+
+impl Newcomer {
+    /// One whom the application has let in, or has still to decide about.
+    #[cfg(test)]
+    pub fn new(address: AddressKey, accepted: Option<Option<Name>>) -> Newcomer {
+        Newcomer { address, offers_subprotocol: false, pass: Pass::without_token(None), accepted }
+    }
+}
+
+/// Why somebody is not let in.
+enum Refusal {
+    /// In the application's own words.
+    Response(Response),
+    /// In ours.
+    Plain(Status, &'static str),
+    /// A limit is against it, now.
+    Limit(Limit),
+    /// There is no token that is accepted.
+    Token(&'static str),
+}
+
+impl<K: Hooks> Hub<K> {
+    /// Steps 1 to 3 of a request, and what follows from them.
+    pub(super) fn judge(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
+        let offers_subprotocol = upgrade::subprotocols(request.head).any(|offer| offer == SUBPROTOCOL);
+        match self.ask_in(request, offers_subprotocol, out) {
+            Ok(newcomer) => self.go_on(request.conn, newcomer, out),
+            Err(refusal) => self.turn_away(refusal, offers_subprotocol),
+        }
+    }
+
+    fn ask_in(
+        &mut self,
+        request: &Request<'_>,
+        offers_subprotocol: bool,
+        out: &mut Outbox<Mail>,
+    ) -> Result<Newcomer, Refusal> {
+        if !request.is_ready {
+            return Err(Refusal::Limit(Limit::Readiness));
+        }
+        if !take(&mut self.accepts, 1, self.accepts_rate.as_ref(), out.unix_ms()) {
+            return Err(Refusal::Limit(Limit::Accepts));
+        }
+        let pass = self.pass_of(request, out.unix_ms() / 1_000)?;
+        let accepted = match self.hooks.on_connect(request, pass.bearer.as_deref()) {
+            Connect::Accept { user } => Some(checked(user)?),
+            Connect::Refuse(response) => return Err(Refusal::Response(response)),
+            Connect::Later => None,
+        };
+        Ok(Newcomer { address: AddressKey::of(request.peer.ip()), offers_subprotocol, pass, accepted })
+    }
+
+    /// What a request's token, or the name it claims, is good for.
+    fn pass_of(&mut self, request: &Request<'_>, now_unix_s: u64) -> Result<Pass, Refusal> {
+        let claimed = user_in(request.head.query.unwrap_or_default());
+        let keys = &self.options.keys;
+        if claimed.is_some() && !(self.options.takes_names && keys.is_empty()) {
+            return Err(Refusal::Token(
+                "?user= is for development: in production, or where there are keys, a name needs a token.",
+            ));
+        }
+        if keys.is_empty() {
+            return Ok(Pass::without_token(claimed.map(|user| Name::new(&user))));
+        }
+        match token::of_request(request.head) {
+            Some(token) => keys.verify(&token, now_unix_s).map(Pass::from).map_err(|error| {
+                tracing::debug!(peer = %request.peer, reason = error.name(), "token refused");
+                Refusal::Token("The token is not accepted.")
+            }),
+            None if self.options.anonymous => Ok(Pass::without_token(None)),
+            None => {
+                Err(Refusal::Token("A token is needed: as Authorization: Bearer, ?token= or a subprotocol."))
+            }
+        }
+    }
+
+    /// The application has decided a request it had left open. One that has gone, or was not left open, is passed over.
+    pub(super) fn handle_connect(&mut self, conn: ConnId, connect: Connect, out: &mut Outbox<Mail>) {
+        let Some(mut newcomer) = self.newcomers.remove(&conn) else { return };
+        let offers = newcomer.offers_subprotocol;
+        let decision = match connect {
+            _ if newcomer.accepted.is_some() => return drop(self.newcomers.insert(conn, newcomer)),
+            Connect::Later => return drop(self.newcomers.insert(conn, newcomer)),
+            Connect::Refuse(response) => Decision::Respond(response),
+            Connect::Accept { user } => match checked(user) {
+                Ok(user) => {
+                    newcomer.accepted = Some(user);
+                    self.go_on(conn, newcomer, out)
+                }
+                Err(refusal) => self.turn_away(refusal, offers),
+            },
+        };
+        if !matches!(decision, Decision::Later) {
+            out.decide(conn, decision);
+        }
+    }
+
+    /// Step 4: asks the address's home core, where addresses are counted.
+    pub(super) fn go_on(&mut self, conn: ConnId, newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
+        if newcomer.accepted.is_some() && !self.options.limits.of_addresses() {
+            return self.let_in(conn, newcomer);
+        }
+        if newcomer.accepted.is_some() {
+            let address = newcomer.address;
+            let asker = Asker::Client { conn, id: None };
+            let call = Box::new(Call { asker, ask: Ask::Admit { address }, answer: None });
+            self.links.call(self.home_of_address(address), call, out);
+        }
+        self.newcomers.insert(conn, newcomer);
+        Decision::Later
+    }
+
+    /// An address's home core has answered.
+    pub(super) fn handle_admitted(
+        &mut self,
+        conn: ConnId,
+        address: AddressKey,
+        refused: Option<Limit>,
+        out: &mut Outbox<Mail>,
+    ) {
+        match (self.newcomers.remove(&conn), refused) {
+            (Some(newcomer), None) => {
+                let decision = self.let_in(conn, newcomer);
+                out.decide(conn, decision);
+            }
+            (Some(newcomer), Some(limit)) => {
+                let decision = self.turn_away(Refusal::Limit(limit), newcomer.offers_subprotocol);
+                out.decide(conn, decision);
+            }
+            // It has gone meanwhile: the home core counts it, and must not.
+            (None, None) => self.depart(address, out),
+            (None, Some(_)) => {}
+        }
+    }
+
+    /// Step 5.
+    fn let_in(&mut self, conn: ConnId, newcomer: Newcomer) -> Decision {
+        let Newcomer { address, offers_subprotocol, pass, accepted } = newcomer;
+        self.sessions.insert(conn, Session::new(conn, accepted.flatten()));
+        if self.options.watches() {
+            self.guards.insert(conn, address, pass);
+        }
+        Decision::Accept { subprotocol: offers_subprotocol.then(|| SUBPROTOCOL.to_owned()) }
+    }
+
+    /// A request that was let in, or waited to be, is never opened.
+    pub(super) fn forget(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        self.newcomers.remove(&conn);
+        self.sessions.remove(conn);
+        self.stop_watching(conn, out);
+    }
+
+    /// A connection has ended: its address has one less.
+    pub(super) fn stop_watching(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        if let Some(address) = self.guards.remove(conn)
+            && self.options.limits.of_addresses()
+        {
+            self.depart(address, out);
+        }
+    }
+
+    fn depart(&mut self, address: AddressKey, out: &mut Outbox<Mail>) {
+        self.links.call(self.home_of_address(address), Call::own(Ask::Depart { address }), out);
+    }
+
+    fn home_of_address(&self, address: AddressKey) -> usize {
+        home_of_number(address.to_bits(), self.links.cores())
+    }
+
+    /// The answer to one who is not let in: with a status, or inside a WebSocket, where a browser's page can read it.
+    fn turn_away(&mut self, refusal: Refusal, offers_subprotocol: bool) -> Decision {
+        let retry_ms = self.retry_ms();
+        let (status, line, limit) = match refusal {
+            Refusal::Response(response) => return Decision::Respond(response),
+            Refusal::Plain(status, line) => return Decision::Respond(Response::refuse(status, line)),
+            Refusal::Token(line) => (Status::Unauthorized, line, Limit::Tokens),
+            Refusal::Limit(limit @ (Limit::AddressConnections | Limit::AddressAccepts)) => {
+                (Status::TooManyRequests, "Too many connections from your address.", limit)
+            }
+            Refusal::Limit(limit @ Limit::Accepts) => {
+                (Status::Unavailable, "Too many connections at once.", limit)
+            }
+            Refusal::Limit(limit) => (Status::Unavailable, "The server is full or about to stop.", limit),
+        };
+        self.refusals.count(limit);
+        if !self.options.refuse_in_band {
+            return Decision::Respond(response(status, line, retry_ms));
+        }
+        let delay = (status != Status::Unauthorized).then_some(retry_ms);
+        let frames = wire::frame(|json| event::append_turned_away(json, limit.error(), line, delay));
+        let subprotocol = offers_subprotocol.then(|| SUBPROTOCOL.to_owned());
+        Decision::Refuse { frames, reason: limit.reason(), subprotocol }
+    }
+}
+
+impl<K: Hooks> Hub<K> {
+    fn retry_ms(&mut self) -> u64 {
+        self.retries_drawn += 1;
+        RETRY_MS.start + self.retries.hash_one(self.retries_drawn) % (RETRY_MS.end - RETRY_MS.start)
+    }
+}
+
+/// The refusal by a status: a 401 says how to do better (RFC 9110 §11.6.1), the others when.
+fn response(status: Status, line: &str, retry_ms: u64) -> Response {
+    let retry_after_s = retry_ms.div_ceil(1_000).to_string();
+    let header = match status {
+        Status::Unauthorized => ("WWW-Authenticate", "Bearer"),
+        _ => ("Retry-After", &*retry_after_s),
+    };
+    Response::new(status, "text/plain; charset=utf-8", &[header], format!("{line}\n").as_bytes())
+}
+
+/// The name an application gives, if it is one.
+fn checked(user: Option<String>) -> Result<Option<Name>, Refusal> {
+    match user {
+        Some(user) if !is_name(&user) => Err(Refusal::Plain(
+            Status::BadRequest,
+            "A user name has 1 to 255 bytes, no control characters, and more than separators.",
+        )),
+        user => Ok(user.as_deref().map(Name::new)),
+    }
+}
+
+/// The value of `user` in a query string.
+fn user_in(query: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix("user="))?;
+    let value = value.replace('+', " "); // as HTML forms and URLSearchParams write a space
+    Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+}
