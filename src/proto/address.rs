@@ -83,6 +83,8 @@ mod tests {
         ];
         for (address, shown) in rows {
             assert_eq!(key(address).to_string(), shown, "{address}");
+            assert_eq!(format!("{:?}", key(address)), shown, "{address}");
+            assert_eq!(key(address).to_bits() >> 32 == 0, !shown.contains('/'), "{address}");
         }
     }
 

@@ -248,6 +248,36 @@ mod tests {
     }
 
     #[test]
+    fn each_violation_says_its_own_rule_and_closes_with_a_code() {
+        use Violation::*;
+        let all = [
+            ReservedBits,
+            ReservedOpcode,
+            Unmasked,
+            Masked,
+            FragmentedControl,
+            OversizedControl,
+            InvalidLength,
+            OrphanContinuation,
+            InterleavedMessage,
+            CloseBody,
+            CloseCode,
+            InvalidUtf8,
+            MessageTooBig,
+            TooManyFragments,
+        ];
+        let texts: HashSet<String> = all.iter().map(Violation::to_string).collect();
+        assert_eq!(texts.len(), all.len());
+        for violation in all {
+            let code = violation.reason().code();
+            assert!(
+                code.is_some_and(|code| [1002, 1007, 1008, 1009].contains(&code)),
+                "{violation}: {code:?}"
+            );
+        }
+    }
+
+    #[test]
     fn the_table_of_reasons_is_sound() {
         let names: HashSet<&str> = CloseReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), CloseReason::ALL.len());
