@@ -1,8 +1,9 @@
 //! Memory against its budget: measured on an ordinary thread of the server, shown to all cores as one number.
 //!
-//! The budget is what the operator set, compared with this process and the kernel memory of its sockets; or else the whole
-//! of what the control group, and the host, has, compared with all that is used of it, by whomever: the kernel's killer
-//! makes no difference either. What cannot be read is taken for enough.
+//! The budget is the whole of what the host, and the control group, has, compared with all that is used of it, by whomever:
+//! the kernel's killer makes no difference either. Where the operator set one, this process and its sockets must fit that
+//! too; of the sockets it counts what each takes idle, for what their buffers hold the kernel tells of the host alone, and
+//! there it is counted. Whichever is closest to its end counts, and what cannot be read is taken for enough.
 //!
 //! The thread also gives free memory back to the kernel, without which no room made would show. It ends with the last
 //! reactor.
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Between two looks, at most: also between two at how much free memory the heaps hold.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(2);
 
-/// Between two looks, at least; one takes less than a thousandth of it.
+/// Between two looks, at least; one takes less than a hundredth of it.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// The bands of all measures, by the pressure they make.
@@ -55,46 +56,50 @@ impl Watch {
                 memory::give_back();
                 given_back = Some(Instant::now());
             }
-            let usage = self.measure();
-            let before = self.gauge.get();
-            let pressure = after(before, usage.percent());
-            if pressure != before {
+            let usages = self.measure();
+            let closest = usages.iter().max_by_key(|usage| usage.percent());
+            let (before, percent) = (self.gauge.get(), closest.map_or(0, |usage| usage.percent()));
+            let pressure = after(before, percent);
+            if let Some(closest) = closest.filter(|_| pressure != before) {
                 self.gauge.set(pressure);
-                self.announce(before, pressure, usage);
+                announce(before, pressure, closest);
             }
-            match self.ended.recv_timeout(usage.next_look()) {
+            let next_look = usages.iter().map(Usage::next_look).min().unwrap_or(LOOK_EVERY_MAX);
+            match self.ended.recv_timeout(next_look) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
         }
     }
 
-    fn measure(&self) -> Usage {
-        let Some(budget_bytes) = self.budget_bytes else { return Usage::of_host(&HostFacts::read()) };
-        let sockets = self.counters.iter().map(|core| core.slots_held.get()).sum();
-        let kernel_bytes = budget::KERNEL_PER_CONNECTION * sockets + memory::socket_buffer_bytes(sockets);
-        Usage { used_bytes: memory::resident_bytes() + kernel_bytes, budget_bytes }
-    }
-
-    fn announce(&self, before: Pressure, now: Pressure, usage: Usage) {
-        let (used_mib, budget_mib) = (usage.used_bytes >> 20, usage.budget_bytes >> 20);
-        let measure = match now {
-            Pressure::Calm => "newcomers are let in",
-            Pressure::Near => "newcomers get 503",
-            Pressure::Over => "newcomers get 503, idle connections are closed",
-            Pressure::FarOver => {
-                "newcomers get 503, idle connections are closed, those that do not read are cut"
-            }
-        };
-        if now < before {
-            return tracing::info!(used_mib, budget_mib, "more memory is free again: {measure}");
+    fn measure(&self) -> Vec<Usage> {
+        let mut usages = Usage::of_host(&HostFacts::read());
+        if let Some(budget_bytes) = self.budget_bytes {
+            let sockets: u64 = self.counters.iter().map(|core| core.slots_held.get()).sum();
+            let used_bytes = memory::resident_bytes() + sockets * budget::KERNEL_PER_CONNECTION;
+            usages.push(Usage { used_bytes, budget_bytes });
         }
-        let fix = match self.budget_bytes {
-            Some(_) => "raise memory_budget, or lower max_connections",
-            None => "give the host or control group more memory, set memory_budget, or lower max_connections",
-        };
-        tracing::warn!(used_mib, budget_mib, "memory is short: {measure}; {fix}");
+        usages
     }
+}
+
+fn announce(before: Pressure, now: Pressure, usage: &Usage) {
+    let (used_mib, budget_mib) = (usage.used_bytes >> 20, usage.budget_bytes >> 20);
+    let measure = match now {
+        Pressure::Calm => "newcomers are let in",
+        Pressure::Near => "newcomers get 503",
+        Pressure::Over => "newcomers get 503, idle connections are closed",
+        Pressure::FarOver => "newcomers get 503, idle connections are closed, those that do not read are cut",
+    };
+    if now < before {
+        return tracing::info!(used_mib, budget_mib, "more memory is free again: {measure}");
+    }
+    tracing::warn!(
+        used_mib,
+        budget_mib,
+        "memory is short: {measure}; more of it (memory_budget, the control group's limit, the host's), or a lower \
+         max_connections"
+    );
 }
 
 /// Memory in use, and what there may be.
@@ -105,27 +110,25 @@ struct Usage {
 }
 
 impl Usage {
-    /// Of the host or the tightest control group, whichever has less left for its size.
-    fn of_host(facts: &HostFacts) -> Usage {
+    /// Of the host, and of the tightest control group.
+    fn of_host(facts: &HostFacts) -> Vec<Usage> {
         let total_bytes = facts.memory_total_bytes;
         let used_bytes = total_bytes.saturating_sub(facts.memory_available_bytes);
         let host = Usage { used_bytes, budget_bytes: total_bytes };
         let group = facts
             .cgroup_memory
             .map(|group| Usage { used_bytes: group.used_bytes, budget_bytes: group.limit_bytes });
-        group
-            .into_iter()
-            .fold(host, |most, usage| if usage.percent() > most.percent() { usage } else { most })
+        std::iter::once(host).chain(group).collect()
     }
 
     /// Of the budget; 0 where that is not known.
-    fn percent(self) -> u64 {
+    fn percent(&self) -> u64 {
         let percent = u128::from(self.used_bytes) * 100 / u128::from(self.budget_bytes.max(1));
         if self.budget_bytes == 0 { 0 } else { percent.try_into().unwrap_or(u64::MAX) }
     }
 
     /// In a time in which it cannot have become short unseen.
-    fn next_look(self) -> Duration {
+    fn next_look(&self) -> Duration {
         let near_bytes = self.budget_bytes / 100 * budget::MEMORY_NEAR.from_percent;
         let left_bytes = near_bytes.saturating_sub(self.used_bytes);
         let rise_ms = left_bytes / (budget::MEMORY_RISE_PER_SECOND / 1000);
@@ -190,17 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn the_tighter_of_host_and_control_group_counts() {
-        let facts =
-            crate::sys::host::HostFacts { memory_total_bytes: 1_000, memory_available_bytes: 300, ..roomy() };
-        assert_eq!(Usage::of_host(&facts).percent(), 70);
-        let group = |limit_bytes, used_bytes| {
-            let cgroup_memory = Some(CgroupMemory { limit_bytes, used_bytes });
-            Usage::of_host(&HostFacts { cgroup_memory, ..facts.clone() }).percent()
-        };
-        assert_eq!((group(100, 95), group(100, 10), group(0, 5)), (95, 70, 70));
-        let unknown = HostFacts { memory_total_bytes: 0, memory_available_bytes: 0, ..facts };
-        assert_eq!(Usage::of_host(&unknown).percent(), 0);
+    fn host_and_control_group_are_measured_each_for_itself() {
+        let percents =
+            |facts: &HostFacts| Usage::of_host(facts).iter().map(Usage::percent).collect::<Vec<_>>();
+        let host = HostFacts { memory_total_bytes: 1_000, memory_available_bytes: 300, ..roomy() };
+        assert_eq!(percents(&host), [70]);
+        for (limit_bytes, percent) in [(100, 95), (1_000, 9), (0, 0)] {
+            let cgroup_memory = Some(CgroupMemory { limit_bytes, used_bytes: 95 });
+            assert_eq!(percents(&HostFacts { cgroup_memory, ..host.clone() }), [70, percent]);
+        }
+        let unknown = HostFacts { memory_total_bytes: 0, memory_available_bytes: 0, ..host };
+        assert_eq!(percents(&unknown), [0]);
     }
 
     #[test]
@@ -219,7 +222,7 @@ mod tests {
         let gauge = Arc::new(Gauge::default());
         let watch =
             Watch { budget_bytes: Some(1 << 20), counters: Vec::new(), gauge: Arc::clone(&gauge), ended };
-        assert!(watch.measure().percent() > 100);
+        assert!(watch.measure().last().is_some_and(|own| own.percent() > 100));
         let thread = watch.start().unwrap();
         drop(alive);
         thread.join().unwrap();

@@ -26,21 +26,6 @@ fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// What the buffers of `sockets` TCP sockets hold, in bytes: their share of what those of the whole host do, for the kernel
-/// tells no more without a walk over all of them.
-pub fn socket_buffer_bytes(sockets: u64) -> u64 {
-    let sockstat = fs::read_to_string("/proc/self/net/sockstat").unwrap_or_default();
-    share_of_buffers(&sockstat, sockets).unwrap_or(0)
-}
-
-/// `TCP: inuse 5 orphan 0 tw 28 alloc 5 mem 49`: `alloc` and `mem`, in pages, are the host's.
-fn share_of_buffers(sockstat: &str, sockets: u64) -> Option<u64> {
-    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP: "))?;
-    let number = |name: &str| line.split_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok();
-    let (all, pages): (u64, u64) = (number("alloc")?, number("mem")?);
-    Some((pages * PAGE_BYTES).saturating_mul(sockets) / all.max(sockets).max(1))
-}
-
 /// Prepares the allocator; once, before threads start.
 pub fn prepare() {
     // SAFETY: mallopt takes two integers and changes only the allocator's own settings.
@@ -73,17 +58,5 @@ mod tests {
         let touched = vec![1u8; 64 << 20];
         let grown = resident_bytes() - before;
         assert!(grown > 60 << 20, "{grown} of {}", touched.len());
-    }
-
-    #[test]
-    fn buffers_are_shared_by_the_number_of_sockets() {
-        let sockstat = "sockets: used 39\nTCP: inuse 5 orphan 0 tw 28 alloc 200 mem 50\nUDP: inuse 0 mem 9\n";
-        assert_eq!(share_of_buffers(sockstat, 100), Some(25 * 4096));
-        assert_eq!(share_of_buffers(sockstat, 0), Some(0));
-        // Those just closed are still counted here.
-        assert_eq!(share_of_buffers(sockstat, 300), Some(50 * 4096));
-        assert_eq!(share_of_buffers("", 100), None);
-        let this_host = fs::read_to_string("/proc/self/net/sockstat").unwrap();
-        assert_eq!(share_of_buffers(&this_host, 0), Some(0));
     }
 }

@@ -247,6 +247,18 @@ impl Client {
         }
     }
 
+    /// As [`Client::frame_by`], of a connection that may be cut inside a frame.
+    pub(crate) fn frame_by_or_cut(&mut self, deadline: Instant) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decode() {
+                return Some(frame);
+            }
+            if !self.receive(deadline) {
+                return None;
+            }
+        }
+    }
+
     /// The next frame; there must be one.
     pub(crate) fn frame(&mut self) -> Frame {
         let frame = self.frame_by(Instant::now() + PATIENCE);
