@@ -35,6 +35,9 @@ const PASSING = new Set(["try_again", "message_rate_exceeded", "byte_rate_exceed
 // A server's hint beyond this is held for a mistake. Also keeps clear of what setTimeout takes for 0.
 const HINT_MS_MAX = 3_600_000;
 
+// A token that lives less than the server's notice is about to end as soon as it is there; it is not refreshed more often.
+const REFRESH_PAUSE_MS = 10_000;
+
 // What a subprotocol may be made of (RFC 6455 §4.1). A browser's own error would repeat the token.
 const SUBPROTOCOL = /^[\w!#$%&'*+.^`|~-]+$/;
 
@@ -379,6 +382,7 @@ export class Client extends Emitter {
   #leaving = new Map(); // key → deferred: what the server was asked to end
   #token;
   #tokenWorks = false;
+  #refreshedAt = -Infinity;
   #routing;
   #routingRetries = 0;
   #why = "not opened yet";
@@ -646,10 +650,17 @@ export class Client extends Emitter {
     this.emit("shutdown", { reason, reconnectDelayMs: reconnectDelay });
   }
 
-  async #handleExpiring({ expiresIn }) {
+  #handleExpiring({ expiresIn }) {
     const link = this.#link;
     this.emit("expiring", { expiresIn });
-    if (!this.#options.getToken) return;
+    if (!this.#options.getToken || link.ended) return;
+    const isTooSoon = this.#options.clock.now() - this.#refreshedAt < REFRESH_PAUSE_MS;
+    if (isTooSoon) link.after(expiresIn * 500, () => this.#refresh(link));
+    else this.#refresh(link);
+  }
+
+  async #refresh(link) {
+    this.#refreshedAt = this.#options.clock.now();
     try {
       const token = await this.#options.getToken({ expiring: true });
       if (link.ended) return;

@@ -691,6 +691,30 @@ test("expiring: a refused token is told, and not used again", async () => {
   assert.equal(asked, 3);
 });
 
+test("expiring at once, every time: a token is refreshed when half of its time is over", async () => {
+  let asked = 0;
+  const world = await start({ getToken: () => token(`t${++asked}`, 50) });
+  const expiring = async () => {
+    world.socket.push({ type: "expiring", expiresIn: 50 });
+    await settle();
+  };
+  const refreshed = async () => {
+    world.socket.answer(world.socket.takes("refresh"), "refreshed", { expiresIn: 50 });
+    await expiring();
+  };
+  world.socket.welcome();
+  await expiring();
+  assert.equal(asked, 2);
+  await refreshed();
+  for (let round = 3; round < 6; round++) {
+    await world.clock.pass(24_999);
+    assert.equal(asked, round - 1);
+    await world.clock.pass(1);
+    assert.equal(asked, round);
+    await refreshed();
+  }
+});
+
 test("expiring, and there is no new token: that is told", async () => {
   const world = await start({ getToken: ({ expiring }) => (expiring ? null : token("t", 60)) });
   world.socket.welcome();

@@ -1,4 +1,5 @@
-// The real server as a process that can be stopped and started again on its port, and a proxy that cuts.
+// The real server as a process that can be stopped and started again on its port, a proxy that cuts, and what
+// clients tell.
 
 import { spawn } from "node:child_process";
 import { EventEmitter, once } from "node:events";
@@ -6,6 +7,7 @@ import { createServer, connect as connectTcp } from "node:net";
 import { createInterface } from "node:readline";
 
 const START_MS_MAX = 20_000;
+const PATIENCE_MS = 20_000;
 
 // Below the ports outgoing connections are given, so that none of them takes it while the server is away, and none of
 // those that browsers refuse to speak to (https://fetch.spec.whatwg.org/#port-blocking).
@@ -122,3 +124,19 @@ export class Proxy extends EventEmitter {
     this.cut();
   }
 }
+
+// Resolves with the first value of this event that fits.
+export function event(emitter, name, fits = () => true) {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`no such ${name}`)), PATIENCE_MS);
+    const listener = value => {
+      if (!fits(value)) return;
+      clearTimeout(late);
+      emitter.off(name, listener);
+      resolve(value);
+    };
+    emitter.on(name, listener);
+  });
+}
+
+export const state = (client, wanted) => event(client, "state", ({ state }) => state === wanted);

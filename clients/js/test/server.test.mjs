@@ -7,10 +7,9 @@ import { once } from "node:events";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 import { ServerError, connect } from "../megasock.js";
-import { Proxy, Server } from "./server.mjs";
+import { Proxy, Server, event, state } from "./server.mjs";
 
 const WebSocket = createRequire(`${process.env.CLIENT_MODULES}/`)("ws");
-const PATIENCE_MS = 20_000;
 const QUICK = { backoffBaseMs: 50, backoffCapMs: 200 };
 
 let server;
@@ -25,22 +24,6 @@ function arrive(t, user, { url = server.url, ...options } = {}) {
 }
 
 const unique = name => `${name}-${process.hrtime.bigint().toString(36)}`;
-
-// Resolves with the first value of this event that fits.
-function event(emitter, name, fits = () => true) {
-  return new Promise((resolve, reject) => {
-    const late = setTimeout(() => reject(new Error(`no such ${name}`)), PATIENCE_MS);
-    const listener = value => {
-      if (!fits(value)) return;
-      clearTimeout(late);
-      emitter.off(name, listener);
-      resolve(value);
-    };
-    emitter.on(name, listener);
-  });
-}
-
-const state = (client, wanted) => event(client, "state", ({ state }) => state === wanted);
 
 // Everything a subscriber is told, and a wait for so many messages.
 function listenTo(subscription) {

@@ -1,0 +1,121 @@
+// Tokens, refusals in band, limits: the client against a real server that has keys.
+//
+//     CLIENT_SERVER=path/to/megasock CLIENT_MODULES=folder-with-node_modules node --test token.test.mjs
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+import { connect } from "../megasock.js";
+import { Proxy, Server, event, state } from "./server.mjs";
+
+const WebSocket = createRequire(`${process.env.CLIENT_MODULES}/`)("ws");
+
+const megasock = async (...flags) => (await promisify(execFile)(process.env.CLIENT_SERVER, flags)).stdout;
+
+let folder, config, server;
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), "megasock-client-"));
+  config = join(folder, "megasock.toml");
+  const key = await megasock("token", "--new-key", join(folder, "test.secret"));
+  writeFileSync(config, key);
+  server = await Server.start("--config", config);
+});
+after(async () => {
+  await server.stop();
+  rmSync(folder, { recursive: true });
+});
+
+const mint = async (user, expires) => (await megasock("token", "--config", config, "--user", user, "--expires", expires)).trim();
+
+function arrive(t, to, options) {
+  const client = connect(to.url, { backoffBaseMs: 50, backoffCapMs: 200, ...options });
+  t.after(() => client.close());
+  return client;
+}
+
+for (const [name, options] of [["the global WebSocket", {}], ["npm's ws", { WebSocket }]]) {
+  test(`a token is let in under its name, both ways, with ${name}`, async t => {
+    for (const tokenIn of ["protocol", "query"]) {
+      const client = arrive(t, server, { ...options, tokenIn, getToken: () => mint("ann", "1h") });
+      assert.equal((await client.opened()).userId, "ann");
+    }
+  });
+
+  test(`none, or a bad one, is an attempt that failed, with ${name}`, async t => {
+    for (const getToken of [undefined, () => "a.b.c"]) {
+      const client = arrive(t, server, { ...options, getToken, retriesMax: 1 });
+      const closed = await state(client, "closed");
+      assert.equal(closed.code, 1006);
+    }
+  });
+}
+
+test("a token is refreshed before it ends; without a new one the connection ends with it, and comes back", async t => {
+  const tokens = await Promise.all(["6s", "6s", "1h", "1h"].map(expires => mint("ann", expires)));
+  const refreshing = arrive(t, server, { getToken: ({ expiring }) => (expiring ? tokens[2] : tokens[0]) });
+  let asked = 0;
+  const forgetful = arrive(t, server, {
+    getToken: ({ expiring }) => {
+      if (expiring) throw new Error("the backend is away");
+      return asked++ ? tokens[3] : tokens[1];
+    },
+  });
+  const failed = event(forgetful, "error");
+  const expiring = event(refreshing, "expiring");
+  const ended = state(forgetful, "waiting");
+  const connectionId = (await refreshing.opened()).connectionId;
+  await forgetful.opened();
+  assert.ok((await expiring).expiresIn <= 6);
+  assert.equal((await failed).message, "the backend is away");
+  assert.equal((await ended).code, 4401);
+  await state(forgetful, "open");
+  // By now the first token of the other one has ended, too.
+  assert.equal((await refreshing.command("ping")).type, "pong");
+  assert.equal(refreshing.welcome.connectionId, connectionId);
+});
+
+test("refused in band: a page can read why, and stays away or comes back as it is told", async t => {
+  const inBand = join(folder, "in-band.toml");
+  writeFileSync(inBand, 'refuse_in_band = "on"\n');
+  appendFileSync(inBand, await megasock("token", "--new-key", join(folder, "in-band.secret")));
+  const own = await Server.start("--config", inBand);
+  t.after(() => own.stop());
+  for (const options of [{}, { WebSocket }]) {
+    const client = arrive(t, own, { ...options, getToken: () => "a.b.c" });
+    const told = event(client, "error");
+    const { code, error } = await state(client, "closed");
+    assert.deepEqual([code, error.code, await told], [4001, "unauthorized", error]);
+  }
+});
+
+test("in production more subscriptions than the rate allows at once come back, none refused", async t => {
+  const production = join(folder, "production.toml");
+  writeFileSync(production, 'production = "on"\norigins = ["https://example.org"]\n');
+  appendFileSync(production, await megasock("token", "--new-key", join(folder, "production.secret")));
+  const own = await Server.start("--config", production);
+  const proxy = await Proxy.before(own);
+  t.after(() => {
+    proxy.close();
+    return own.stop();
+  });
+  const refused = [];
+  class Recording extends globalThis.WebSocket {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener("message", ({ data }) => { if (data.includes('"type":"error"')) refused.push(data); });
+    }
+  }
+  const getToken = async () => (await megasock("token", "--config", production, "--user", "ann")).trim();
+  const client = arrive(t, proxy, { WebSocket: Recording, getToken });
+  const all = Array.from({ length: 100 }, (_, number) => client.subscribe(`many${number}`));
+  await Promise.all(all.map(({ ready }) => ready));
+  const back = all.map(subscription => event(subscription, "subscribed"));
+  proxy.cut();
+  for (const { recovered } of await Promise.all(back)) assert.equal(recovered, true);
+  assert.deepEqual(refused, []);
+});
