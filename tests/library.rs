@@ -5,13 +5,13 @@
 
 mod common;
 
-use common::client::{Client as Socket, KEYS, upgrade_request};
+use common::client::{Client as Socket, KEYS, upgrade_request, upgrade_request_with};
 use common::frames::{self, TEXT};
 use common::{PATIENCE, eventually};
 use megasock::config::Config;
 use megasock::hub::{Client, Connect, Figures, Hooks, Mail, Namespaces, Open, Settings};
 use megasock::server::{HistoryPage, Invalid, Unanswered, UserPage};
-use megasock::{Handle, Request, Response, Running, Server, Status};
+use megasock::{ConnId, Handle, Request, Response, Running, Server, Status};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -514,6 +514,119 @@ fn hooks_are_told_what_happens_in_order() {
         // What the hooks published from a core's own thread has arrived.
         (2..=3).for_each(|id| bob.expect_message("door", id, &json!({ "user": "ANN" })));
     }
+}
+
+/// Hooks that know who comes by a cookie, which another thread looks up.
+struct Cookies {
+    core: usize,
+    asked: Sender<Lookup>,
+}
+
+/// A client whose cookie is being looked up.
+struct Lookup {
+    core: usize,
+    conn: ConnId,
+    cookie: String,
+}
+
+impl Hooks for Cookies {
+    fn on_connect(&mut self, request: &Request<'_>, _: Option<&str>) -> Connect {
+        let cookie = request.head.header("cookie").unwrap_or_default().to_owned();
+        let _ = self.asked.send(Lookup { core: self.core, conn: request.conn, cookie });
+        Connect::Later
+    }
+}
+
+fn cookie_site(cores: usize) -> (Site, Receiver<Lookup>) {
+    let (asked, lookups) = mpsc::channel();
+    let asked = Mutex::new(asked);
+    (Site::start(cores, move |core| Cookies { core, asked: asked.lock().unwrap().clone() }), lookups)
+}
+
+fn ask_in(site: &Site, cookie: &str) -> Socket {
+    let mut socket = Socket::connect(site.handle.local_address());
+    let header = format!("Cookie: session={cookie}\r\n");
+    socket.send(upgrade_request_with("/ws", KEYS[0].0, &header).as_bytes());
+    socket
+}
+
+#[test]
+fn a_session_is_looked_up_on_another_thread() {
+    for cores in SIZES {
+        let (site, lookups) = cookie_site(cores);
+        let handle = site.handle.clone();
+        let database = thread::spawn(move || {
+            for Lookup { core, conn, cookie } in lookups {
+                let connect = match cookie.strip_prefix("session=") {
+                    Some("7") => Connect::Accept { user: Some("seven".into()) },
+                    Some("guest") => Connect::Accept { user: None },
+                    Some("bad") => Connect::Accept { user: Some("::".into()) },
+                    _ => Connect::Refuse(Response::refuse(Status::Unauthorized, "Log in first.")),
+                };
+                handle.connect(core, conn, connect).expect("it runs");
+            }
+        });
+        // All at once, and answered each for itself.
+        let mut sockets: Vec<_> =
+            ["7", "none", "guest", "bad", "7"].map(|cookie| (cookie, ask_in(&site, cookie))).into();
+        for (cookie, socket) in &mut sockets {
+            let response = socket.response();
+            let expected = match *cookie {
+                "none" => 401,
+                "bad" => 400,
+                _ => 101,
+            };
+            assert_eq!(response.status, expected, "{cookie}: {response:?}");
+            if response.status == 101 {
+                let welcome: Value = serde_json::from_slice(&socket.message().1).unwrap();
+                let user = (*cookie == "7").then_some("seven");
+                assert_eq!(welcome.get("userId").and_then(Value::as_str), user, "{welcome}");
+            }
+        }
+        assert_eq!(site.figures().sessions, 3);
+        drop(sockets);
+        site.expect_nobody();
+        drop(site);
+        database.join().unwrap();
+    }
+}
+
+#[test]
+fn who_goes_away_while_it_is_looked_up_is_not_let_in() {
+    for cores in SIZES {
+        let (site, lookups) = cookie_site(cores);
+        let gone = ask_in(&site, "7");
+        let lookup = lookups.recv_timeout(PATIENCE).unwrap();
+        gone.reset();
+        eventually("its end is noticed", PATIENCE, || (site.handle.counters().slots_held == 0).then_some(()));
+        // The next one may have its slot, and is not let in in its place.
+        let mut next = ask_in(&site, "8");
+        let its = lookups.recv_timeout(PATIENCE).unwrap();
+        let accept = |user: &str| Connect::Accept { user: Some(user.into()) };
+        site.handle.connect(lookup.core, lookup.conn, accept("seven")).unwrap();
+        site.handle.connect(its.core, its.conn, Connect::Later).unwrap();
+        site.handle.connect(its.core, its.conn, accept("eight")).unwrap();
+        site.handle.connect(its.core, its.conn, accept("nine")).unwrap();
+        assert_eq!(next.response().status, 101);
+        let welcome: Value = serde_json::from_slice(&next.message().1).unwrap();
+        assert_eq!(welcome["userId"], "eight");
+        assert_eq!(site.handle.connect(cores, its.conn, Connect::Later).err(), Some(Invalid::ConnectionId));
+        assert_eq!(site.figures().sessions, 1);
+    }
+}
+
+#[test]
+fn a_server_that_stops_lets_nobody_in_late() {
+    let (mut site, lookups) = cookie_site(1);
+    let mut waiting = ask_in(&site, "7");
+    let lookup = lookups.recv_timeout(PATIENCE).unwrap();
+    site.handle.stop(PATIENCE);
+    let accept = |site: &Site| site.handle.connect(lookup.core, lookup.conn, Connect::Accept { user: None });
+    accept(&site).unwrap();
+    assert_eq!(waiting.response().status, 503);
+    drop(waiting);
+    site.stop();
+    assert_eq!(accept(&site).err(), Some(Invalid::Stopped));
 }
 
 /// Hooks that keep their core from when a client comes until the test lets go.

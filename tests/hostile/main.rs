@@ -25,6 +25,7 @@ mod channels;
 mod drain;
 mod echo;
 mod framing;
+mod guard;
 mod handshake;
 mod http;
 mod liveness;
