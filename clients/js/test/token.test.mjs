@@ -112,7 +112,7 @@ test("in production more subscriptions than the rate allows at once come back, n
   }
   const getToken = async () => (await megasock("token", "--config", production, "--user", "ann")).trim();
   const client = arrive(t, proxy, { WebSocket: Recording, getToken });
-  const all = Array.from({ length: 100 }, (_, number) => client.subscribe(`many${number}`));
+  const all = Array.from({ length: 128 }, (_, number) => client.subscribe(`many${number}`));
   await Promise.all(all.map(({ ready }) => ready));
   const back = all.map(subscription => event(subscription, "subscribed"));
   proxy.cut();
