@@ -5,13 +5,15 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { connect } from "../megasock.js";
 import { FakeServer } from "./fake_server.mjs";
-import { Proxy, Server } from "./server.mjs";
+import { Proxy, Server, configuredWithKey, mintToken } from "./server.mjs";
 
 const { chromium } = createRequire(`${process.env.CLIENT_MODULES}/`)("playwright-core");
 const PATIENCE_MS = 20_000;
@@ -104,6 +106,24 @@ test("through a restart of the server: back, and what is lost is said", async t 
   await visitor.run(() => window.client.close());
   await visitor.is("closed");
   assert.equal((await visitor.lines()).at(-1), "ended with 1000");
+});
+
+test("with a token of a server that has keys; without a good one the page is told why", async t => {
+  const folder = mkdtempSync(join(tmpdir(), "megasock-client-"));
+  const config = await configuredWithKey(folder, "keys", 'refuse_in_band = "on"\n');
+  const server = await Server.start("--config", config);
+  t.after(async () => {
+    await server.stop();
+    rmSync(folder, { recursive: true });
+  });
+  const ann = await visit(t, server.url, `&token=${await mintToken(config, "ann", "1h")}`);
+  await ann.shows("subscribed first");
+  assert.equal(await ann.run(() => window.client.welcome.userId), "ann");
+  const nobody = await visit(t, server.url, "&token=a.b.c");
+  await nobody.is("closed");
+  const [told, ended] = await nobody.lines();
+  assert.match(told, /^unauthorized: ./);
+  assert.equal(ended, "ended with 4001");
 });
 
 test("what only a server's word can bring about", async t => {

@@ -1,10 +1,13 @@
 // The real server as a process that can be stopped and started again on its port, a proxy that cuts, and what
 // clients tell.
 
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { EventEmitter, once } from "node:events";
+import { appendFileSync, writeFileSync } from "node:fs";
 import { createServer, connect as connectTcp } from "node:net";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 
 const START_MS_MAX = 20_000;
 const PATIENCE_MS = 20_000;
@@ -76,6 +79,19 @@ export class Server {
     if (status !== 0) throw new Error(`the server ended with ${status}: ${this.said.slice(-10).join("\n")}`);
   }
 }
+
+const said = async (...flags) => (await promisify(execFile)(process.env.CLIENT_SERVER, flags)).stdout;
+
+// A configuration of these lines, with a key made for it; its path.
+export async function configuredWithKey(folder, name, lines) {
+  const file = join(folder, `${name}.toml`);
+  writeFileSync(file, lines);
+  appendFileSync(file, await said("token", "--new-key", join(folder, `${name}.secret`)));
+  return file;
+}
+
+export const mintToken = async (config, user, expires) =>
+  (await said("token", "--config", config, "--user", user, "--expires", expires)).trim();
 
 // Stands between client and server, and cuts or goes silent when told. A text a client sends is an event,
 // "up"; what its WebSocket answers to pings is none.

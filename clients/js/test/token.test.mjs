@@ -3,34 +3,29 @@
 //     CLIENT_SERVER=path/to/megasock CLIENT_MODULES=folder-with-node_modules node --test token.test.mjs
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { promisify } from "node:util";
 import { connect } from "../megasock.js";
-import { Proxy, Server, event, state } from "./server.mjs";
+import { Proxy, Server, configuredWithKey, event, mintToken, state } from "./server.mjs";
 
 const WebSocket = createRequire(`${process.env.CLIENT_MODULES}/`)("ws");
 
-const megasock = async (...flags) => (await promisify(execFile)(process.env.CLIENT_SERVER, flags)).stdout;
-
 let folder, config, server;
+const configured = (name, lines) => configuredWithKey(folder, name, lines);
+const mint = (user, expires) => mintToken(config, user, expires);
+
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), "megasock-client-"));
-  config = join(folder, "megasock.toml");
-  const key = await megasock("token", "--new-key", join(folder, "test.secret"));
-  writeFileSync(config, key);
+  config = await configured("development", "");
   server = await Server.start("--config", config);
 });
 after(async () => {
   await server.stop();
   rmSync(folder, { recursive: true });
 });
-
-const mint = async (user, expires) => (await megasock("token", "--config", config, "--user", user, "--expires", expires)).trim();
 
 function arrive(t, to, options) {
   const client = connect(to.url, { backoffBaseMs: 50, backoffCapMs: 200, ...options });
@@ -80,10 +75,7 @@ test("a token is refreshed before it ends; without a new one the connection ends
 });
 
 test("refused in band: a page can read why, and stays away or comes back as it is told", async t => {
-  const inBand = join(folder, "in-band.toml");
-  writeFileSync(inBand, 'refuse_in_band = "on"\n');
-  appendFileSync(inBand, await megasock("token", "--new-key", join(folder, "in-band.secret")));
-  const own = await Server.start("--config", inBand);
+  const own = await Server.start("--config", await configured("in-band", 'refuse_in_band = "on"\n'));
   t.after(() => own.stop());
   for (const options of [{}, { WebSocket }]) {
     const client = arrive(t, own, { ...options, getToken: () => "a.b.c" });
@@ -94,9 +86,7 @@ test("refused in band: a page can read why, and stays away or comes back as it i
 });
 
 test("in production more subscriptions than the rate allows at once come back, none refused", async t => {
-  const production = join(folder, "production.toml");
-  writeFileSync(production, 'production = "on"\norigins = ["https://example.org"]\n');
-  appendFileSync(production, await megasock("token", "--new-key", join(folder, "production.secret")));
+  const production = await configured("production", 'production = "on"\norigins = ["https://example.org"]\n');
   const own = await Server.start("--config", production);
   const proxy = await Proxy.before(own);
   t.after(() => {
@@ -110,7 +100,7 @@ test("in production more subscriptions than the rate allows at once come back, n
       this.addEventListener("message", ({ data }) => { if (data.includes('"type":"error"')) refused.push(data); });
     }
   }
-  const getToken = async () => (await megasock("token", "--config", production, "--user", "ann")).trim();
+  const getToken = () => mintToken(production, "ann", "1h");
   const client = arrive(t, proxy, { WebSocket: Recording, getToken });
   const all = Array.from({ length: 128 }, (_, number) => client.subscribe(`many${number}`));
   await Promise.all(all.map(({ ready }) => ready));
