@@ -1,7 +1,7 @@
 //! docs/channels.md is true: its conversations are played against the server, and its settings are taken.
 //!
 //! A line `ann → …` is sent, `ann ← …` is what ann gets next, `ann ✗` loses ann's connection. Only what nobody can
-//! know beforehand may differ: epochs, which are learnt from replies, times, and connection ids. News of who came and
+//! know beforehand may differ: epochs, which are learnt from replies, times, tokens, and connection ids. News of who came and
 //! went are gathered by the second, so those that a conversation does not mention are passed over.
 
 mod common;
@@ -10,8 +10,11 @@ use common::client::{Client, KEYS, upgrade_request};
 use common::frames::{self, TEXT};
 use common::server::Server;
 use megasock::config::{Config, Sources};
-use serde_json::Value;
+use megasock::hub::token::{Algorithm, Keys};
+use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const PAGE: &str = include_str!("../docs/channels.md");
 
@@ -51,7 +54,7 @@ impl Play {
     }
 
     fn enter(&self, actor: &str) -> Client {
-        let query = if actor == "guest" { String::new() } else { format!("?user={actor}") };
+        let query = if actor == "guest" { String::new() } else { format!("?token={}", token(actor)) };
         let mut client = Client::connect(self.server.address);
         client.send(upgrade_request(&format!("/ws{query}")).as_bytes());
         client.accepted(KEYS[0].1);
@@ -60,7 +63,7 @@ impl Play {
 
     fn say(&mut self, actor: &str, text: &str) {
         let known = |text: String, (page, real): (&String, &String)| text.replace(page, real);
-        let text = self.epochs.iter().fold(text.to_owned(), known);
+        let text = self.epochs.iter().fold(text.to_owned(), known).replace("eyJ…", &token(actor));
         self.actors.get_mut(actor).expect("connected").send(&frames::message(TEXT, text.as_bytes()));
     }
 
@@ -80,13 +83,36 @@ impl Play {
     }
 }
 
+const SECRET: &[u8] = b"a secret of thirty-two bytes, or so";
+
+/// A token of an actor's, good for an hour.
+fn token(actor: &str) -> String {
+    let mut keys = Keys::default();
+    keys.add("k", Algorithm::Hs256, SECRET).unwrap();
+    let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    keys.mint("k", None, &json!({ "sub": actor, "exp": now_unix_s + 3_600 }), now_unix_s).unwrap()
+}
+
+/// A server that takes these tokens, and guests.
+fn server() -> Server {
+    let folder = std::env::temp_dir().join(format!("megasock-page-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (secret, file) = (folder.join("secret"), folder.join("megasock.toml"));
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&file, "anonymous = true\n[key.k]\nalgorithm = \"HS256\"\nfile = \"secret\"\n").unwrap();
+    let server = Server::start(&["--server-id", "n1", "--config", file.to_str().unwrap()]);
+    std::fs::remove_dir_all(folder).unwrap();
+    server
+}
+
 fn is_news(frame: &Value) -> bool {
     ["user_joined", "user_left", "presence_change"].iter().any(|kind| frame["type"] == *kind)
 }
 
 /// What cannot be known is replaced by what it is: a number or a string.
 fn without_chance(mut frame: Value) -> Value {
-    for field in ["epoch", "ts", "timestamp", "connectionId"] {
+    for field in ["epoch", "ts", "timestamp", "connectionId", "expiresIn"] {
         if let Some(value) = frame.get_mut(field) {
             *value = Value::from(if value.is_u64() { "a number" } else { "a string" });
         }
@@ -99,8 +125,7 @@ fn without_chance(mut frame: Value) -> Value {
 
 #[test]
 fn every_conversation_goes_as_the_page_says() {
-    let server = Server::start(&["--server-id", "n1"]);
-    let mut play = Play { server, actors: HashMap::new(), epochs: HashMap::new() };
+    let mut play = Play { server: server(), actors: HashMap::new(), epochs: HashMap::new() };
     let lines: Vec<&str> = blocks("text").iter().flat_map(|block| block.lines()).collect();
     for line in &lines {
         play.line(line);
@@ -125,6 +150,7 @@ fn every_conversation_goes_as_the_page_says() {
         "direct_message",
         "presence",
         "history",
+        "refresh",
         "ping",
     ] {
         assert!(commands.contains(&command), "the page has no {command}");
