@@ -545,13 +545,17 @@ export class Client extends Emitter {
         link.after(backoff.next(), () => isWanted() && this.#transmitEntry(subscription, backoff));
         return;
       }
-      this.#subscriptions.delete(key);
-      subscription.handleEnd(error);
-      if (!subscription.emit("error", error)) this.#report(error);
+      this.#refuse(subscription, error);
     };
     const resolve = reply => isWanted() && subscription.handleReply(reply);
     const text = JSON.stringify({ type: KINDS[subscription.kind].enter, id, ...subscription.handleAsk() });
     this.#transmit({ id, text, resolve, reject, lost: () => {} });
+  }
+
+  #refuse(subscription, error) {
+    this.#subscriptions.delete(keyOf(subscription.kind, subscription.name));
+    subscription.handleEnd(error);
+    if (!subscription.emit("error", error)) this.#report(error);
   }
 
   leaveTopic(subscription) {
@@ -615,10 +619,21 @@ export class Client extends Emitter {
 
   #handleFrame(frame) {
     const handle = Client.#FRAMES[frame?.type];
-    if (handle) return handle(this, frame);
+    if (handle) handle(this, frame);
+    else this.#handleReply(frame);
+  }
+
+  #handleReply(frame) {
     const command = this.#inFlight.get(frame?.id);
     this.#inFlight.delete(frame?.id);
     command?.resolve(frame);
+  }
+
+  // Without an id nobody asked for it: a new token allows less than the one before.
+  #handleLeft(frame) {
+    if (frame.id !== undefined) return this.#handleReply(frame);
+    const subscription = this.#topic({ channel: frame.channel, roomId: frame.room });
+    if (subscription) this.#refuse(subscription, new ServerError("forbidden", `${subscription.name}: the token allows it no more`));
   }
 
   #handleWelcome({ type, ...welcome }) {
@@ -729,7 +744,7 @@ export class Client extends Emitter {
     if (!this.emit("error", error)) console.warn(`megasock: ${error?.message ?? error}`);
   }
 
-  // What the server sends of its own accord; everything else is a reply.
+  // What the server sends of its own accord, or may; everything else is a reply.
   static #FRAMES = {
     __proto__: null, // the type is the server's word, and may be any
     welcome: (client, frame) => client.#handleWelcome(frame),
@@ -740,6 +755,8 @@ export class Client extends Emitter {
       client.emit("direct", { fromUserId, data: payload, ts: timestamp }),
     message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
     room_message: (client, frame) => client.#topic(frame)?.handleMessage(message(frame)),
+    unsubscribed: (client, frame) => client.#handleLeft(frame),
+    left: (client, frame) => client.#handleLeft(frame),
     gap: (client, frame) => client.#topic(frame)?.handleGap(frame),
     user_joined: (client, frame) => client.#topic(frame)?.handlePresence([frame.userId], []),
     user_left: (client, frame) => client.#topic(frame)?.handlePresence([], [frame.userId]),

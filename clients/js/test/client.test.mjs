@@ -452,6 +452,18 @@ test("refused: it ends and says why; refused for now: it is asked again", async 
   assert.deepEqual(world.errors.map(({ code }) => code), ["forbidden"]);
 });
 
+test("ended by the server, since a new token allows less", async () => {
+  const world = await subscribed();
+  const lobby = listenedTo(world.client.join("lobby"));
+  world.socket.push({ type: "left", room: "lobby" }, { type: "unsubscribed", channel: "scores" }, { type: "unsubscribed", channel: "x" });
+  assert.deepEqual([world.told.at(-1), lobby.events], [{ code: "forbidden" }, [{ code: "forbidden" }]]);
+  world.socket.push(...scores(42));
+  world.socket.end(1006);
+  world.socket.sent.length = 0;
+  await again(world);
+  assert.deepEqual([world.told.length, world.socket.sent], [2, []]);
+});
+
 test("left: no more of it, even if it is on its way; entered again at once, nothing is mixed up", async () => {
   const world = await subscribed();
   const left = world.scores.unsubscribe();

@@ -90,8 +90,8 @@ export async function configuredWithKey(folder, name, lines) {
   return file;
 }
 
-export const mintToken = async (config, user, expires) =>
-  (await said("token", "--config", config, "--user", user, "--expires", expires)).trim();
+export const mintToken = async (config, user, expires, ...flags) =>
+  (await said("token", "--config", config, "--user", user, "--expires", expires, ...flags)).trim();
 
 // Stands between client and server, and cuts or goes silent when told. A text a client sends is an event,
 // "up"; what its WebSocket answers to pings is none.

@@ -15,7 +15,7 @@ const WebSocket = createRequire(`${process.env.CLIENT_MODULES}/`)("ws");
 
 let folder, config, server;
 const configured = (name, lines) => configuredWithKey(folder, name, lines);
-const mint = (user, expires) => mintToken(config, user, expires);
+const mint = (...claims) => mintToken(config, ...claims);
 
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), "megasock-client-"));
@@ -72,6 +72,19 @@ test("a token is refreshed before it ends; without a new one the connection ends
   // By now the first token of the other one has ended, too.
   assert.equal((await refreshing.command("ping")).type, "pong");
   assert.equal(refreshing.welcome.connectionId, connectionId);
+});
+
+test("a new token that allows less ends what it does not allow, and says so", async t => {
+  const [first, second] = await Promise.all([mint("ann", "50s"), mint("ann", "1h", "--subscribe", "kept")]);
+  let give;
+  const client = arrive(t, server, { getToken: ({ expiring }) => (expiring ? new Promise(resolve => { give = resolve; }) : first) });
+  const expiring = event(client, "expiring");
+  const [kept, lost, room] = [client.subscribe("kept"), client.subscribe("lost"), client.join("lost")];
+  await Promise.all([expiring, ...[kept, lost, room].map(({ ready }) => ready)]);
+  const refusals = [event(lost, "error"), event(room, "error")];
+  give(second);
+  for (const { code } of await Promise.all(refusals)) assert.equal(code, "forbidden");
+  assert.deepEqual([kept.active, lost.active, room.active], [true, false, false]);
 });
 
 test("refused in band: a page can read why, and stays away or comes back as it is told", async t => {
