@@ -177,7 +177,7 @@ pub(crate) enum AttackKind {
     PingFlood,
     /// Messages in fragments of one byte
     Fragments,
-    /// 100 connections each that ask for 2 MiB of echo and never read, with the smallest window
+    /// 10 connections each that ask for 2 MiB of echo and never read, with the smallest window
     NeverRead,
     /// Subscribe and unsubscribe on /ws, one new name after another
     SubscribeChurn,

@@ -10,6 +10,8 @@ use std::process::Command;
 const SECRET_BYTES: usize = 32;
 /// Longer than any run.
 const TOKEN_LASTS: &str = "24h";
+/// The echo knows no limits, and must be asked for in production.
+const ECHO: &str = "echo = \"on\"\n";
 /// The driver's connections come from a few addresses.
 const LIMITS_WIDE: &str = "max_connections_per_address = 10000000\naccept_rate_per_address = \"1000000/s\"\n";
 
@@ -19,15 +21,15 @@ pub(crate) struct Production {
 }
 
 impl Production {
-    /// Writes key and configuration into `out`, and has the server's program mint the token. `wide`: the connections that are
-    /// measured are subject to the limits of their address, which are out of their way then.
-    pub(crate) fn prepare(program: &Path, out: &Path, wide: bool) -> Result<Production, String> {
+    /// Writes key and configuration into `out`, and has the server's program mint the token. Where the connections that are
+    /// measured speak the channel protocol, the limits of their address are set out of their way.
+    pub(crate) fn prepare(program: &Path, out: &Path, channels: bool) -> Result<Production, String> {
         let key = out.join("c1m.key");
         write_secret(&key).map_err(|error| format!("{}: {error}", key.display()))?;
         let config = out.join("production.toml");
-        let limits = if wide { LIMITS_WIDE } else { "" };
+        let own = if channels { LIMITS_WIDE } else { ECHO };
         let text = format!(
-            "production = \"on\"\norigins = [\"https://c1m.invalid\"]\n{limits}\n\
+            "production = \"on\"\norigins = [\"https://c1m.invalid\"]\n{own}\n\
              [key.\"c1m\"]\nalgorithm = \"HS256\"\nfile = \"c1m.key\"\n"
         );
         std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;

@@ -98,6 +98,11 @@ fn recipe(row: Option<&Row>) -> Recipe<'_> {
 /// Echoes a second of an open loop that nobody set.
 const ECHO_RATE: f64 = 20_000.0;
 
+/// A ramp takes this part of a server's accept rate, and at most what comes in so many seconds at once: each core has a share
+/// of the rate, and the kernel does not spread evenly.
+const RAMP_PART: f64 = 0.5;
+const RAMP_BURST_S: f64 = 0.05;
+
 /// The same of the honest beside attackers: a load that leaves the server idle most of the time.
 const HONEST_RATE: f64 = 2_000.0;
 
@@ -154,15 +159,11 @@ fn alive(run: &mut Run, _: &Recipe) {
 }
 
 fn storm(run: &mut Run, recipe: &Recipe) {
+    let accept_rate = heed_accept_rate(run);
     run.ramp(1.0);
     run.echo_each();
     match recipe.row {
-        Some(Row::Storm(Storm { schedule: true })) => {
-            // Outside production no rate holds, and none holds on the echo.
-            let guarded = run.options.production && run.target.speech == Speech::Channels;
-            let rate = guarded.then(|| announced_rate(run, "--accept-rate", Config::default().accept_rate));
-            run.storm_by_schedule(rate.flatten());
-        }
+        Some(Row::Storm(Storm { schedule: true })) => run.storm_by_schedule(accept_rate),
         _ => run.storm(),
     }
     run.echo_each();
@@ -170,6 +171,7 @@ fn storm(run: &mut Run, recipe: &Recipe) {
 
 fn drain(run: &mut Run, recipe: &Recipe) {
     let Some(Row::Drain(Drain { newcomers })) = recipe.row else { return };
+    heed_accept_rate(run);
     run.ramp(1.0);
     run.echo_each();
     let announced = announced_rate(run, "--reconnect-rate", Some(Config::default().reconnect_rate));
@@ -177,6 +179,17 @@ fn drain(run: &mut Run, recipe: &Recipe) {
         run.drain(rate, *newcomers);
     }
     run.echo_each();
+}
+
+/// What the server keeps to, outside of which the ramp stays. No rate holds on the echo, nor outside production.
+fn heed_accept_rate(run: &mut Run) -> Option<f64> {
+    let guarded = run.options.production && run.target.speech == Speech::Channels;
+    let rate = guarded.then(|| announced_rate(run, "--accept-rate", Config::default().accept_rate)).flatten();
+    if let Some(rate) = rate {
+        run.options.rate.get_or_insert(rate * RAMP_PART);
+        run.options.in_flight = run.options.in_flight.min((rate * RAMP_BURST_S) as u32).max(1);
+    }
+    rate
 }
 
 fn attack(run: &mut Run, recipe: &Recipe) {

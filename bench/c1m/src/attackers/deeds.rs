@@ -8,8 +8,10 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-/// Connections of one that drips heads, and of one that never reads.
-const CONNECTIONS: usize = 100;
+/// Connections of one that drips heads.
+const DRIPPING: usize = 100;
+/// Connections of one that never reads: few, for it is what they hold that is the attack, not the flood until they do.
+const SINKS: usize = 10;
 /// Between two bytes of a dripping head.
 const DRIP: Duration = Duration::from_secs(1);
 /// The kernel's least is a little more.
@@ -26,8 +28,8 @@ const SUBSCRIPTIONS: u64 = 32;
 impl Attacker {
     /// Slow heads: each connection's request comes a byte a second. The server ends them at its handshake timeout.
     pub(super) fn drip_heads(&mut self) {
-        let mut drips: Vec<Option<(TcpStream, Vec<u8>, usize)>> = (0..CONNECTIONS).map(|_| None).collect();
-        let pause = DRIP / CONNECTIONS as u32;
+        let mut drips: Vec<Option<(TcpStream, Vec<u8>, usize)>> = (0..DRIPPING).map(|_| None).collect();
+        let pause = DRIP / DRIPPING as u32;
         while !self.stopped() {
             for drip in &mut drips {
                 if drip.is_none()
@@ -100,7 +102,7 @@ impl Attacker {
         let mut message = Vec::new();
         encode_masked(&mut message, Opcode::Binary, MASK, &[b'x'; ECHO_BYTES]);
         // How many are still to be asked for, and how far the one under way is: a frame that began must go on.
-        let mut sinks: Vec<Option<(TcpStream, u32, usize)>> = (0..CONNECTIONS).map(|_| None).collect();
+        let mut sinks: Vec<Option<(TcpStream, u32, usize)>> = (0..SINKS).map(|_| None).collect();
         while !self.stopped() {
             let mut moved = false;
             for sink in &mut sinks {

@@ -1,23 +1,23 @@
 //! Attackers: threads that do to a server what a hostile client would, each as fast as it can unless being slow is the point.
 //!
-//! They run on the driver's cores at the lowest priority (nice 19), so that the honest clients, which share these cores, go
-//! first whenever they have something to do: what those lose, they lose at the server. What an attacker sends and receives
-//! is counted; nothing it is told is believed or kept.
+//! They run on the driver's cores under SCHED_IDLE, so that the honest clients, which share these cores, go first whenever
+//! they have something to do: what those lose, they lose at the server. Nice 19 is not enough: a thread that wakes then waits
+//! for the slice of the one that runs, some milliseconds. What an attacker sends and receives is counted; nothing it is told
+//! is believed or kept.
 
 mod deeds;
 
 use crate::blocking::{self, connect};
 use crate::cli::AttackKind;
 use crate::target::Target;
-use rustix::process::setpriority_process;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, unix};
 
-const NICE: i32 = 19;
 const STACK_BYTES: usize = 256 << 10;
 /// For a connect and its upgrade.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -84,8 +84,7 @@ impl Attackers {
                 if let Some(id) = core {
                     core_affinity::set_for_current(core_affinity::CoreId { id });
                 }
-                // Lowering one's own priority is always allowed.
-                let _ = setpriority_process(None, NICE);
+                yield_to_all();
                 attacker.work(kind);
             };
             let builder = thread::Builder::new().name(format!("attacker-{at}")).stack_size(STACK_BYTES);
@@ -103,6 +102,15 @@ impl Attackers {
             let _ = thread.join();
         }
         self.ledger
+    }
+}
+
+/// SCHED_IDLE for the calling thread.
+fn yield_to_all() {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let given = unix::set_thread_priority_and_policy(unix::thread_native_id(), ThreadPriority::Min, idle);
+    if let Err(why) = given {
+        eprintln!("c1m: attackers take part of the honest clients' time: SCHED_IDLE: {why:?}");
     }
 }
 
@@ -216,5 +224,22 @@ impl Attacker {
     fn ended(&self) -> Ended {
         self.ledger.ended_by_server.fetch_add(1, Relaxed);
         Ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attackers_run_when_nobody_else_wants_to() {
+        const SCHED_IDLE: &str = "5";
+        let policy = thread::spawn(|| {
+            yield_to_all();
+            let sched = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // Field 41; the name before it may hold spaces, but here it does not.
+            sched.split(' ').nth(40).unwrap().to_owned()
+        });
+        assert_eq!(policy.join().unwrap(), SCHED_IDLE);
     }
 }

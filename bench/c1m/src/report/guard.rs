@@ -255,3 +255,79 @@ pub(crate) fn rows(report: &Report, row: &mut impl FnMut(&str, String, String)) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Storm, table};
+
+    fn returns() -> Returns {
+        let mut returns =
+            Returns { attempts: 6, attempts_most: 3, away_ms: vec![900, 100, 500], ..Returns::default() };
+        [100_000, 150_000, 2_000_000].into_iter().for_each(|us| returns.welcomed.note(us));
+        returns
+    }
+
+    #[test]
+    fn a_homecoming_is_counted_against_its_limit() {
+        let home = Homecoming::of(3, returns(), Some(4.0));
+        assert_eq!((home.clients, home.returned, home.attempts_per_client), (3, 3, 2.0));
+        assert_eq!((home.away_p50_ms, home.away_max_ms), (500, 900));
+        assert_eq!((home.peak_1s, home.peak_100ms, home.peak_over_limit), (2, 2, Some(0.5)));
+    }
+
+    #[test]
+    fn a_report_breaks_by_what_must_not_be() {
+        let storm = |home| Report {
+            storm: Some(Storm { seconds: 1.0, refused: 0, failed: 0, reopened: 3, homecoming: Some(home) }),
+            ..Report::default()
+        };
+        assert!(!broken(&storm(Homecoming::of(3, returns(), None))));
+        assert!(broken(&storm(Homecoming::of(4, returns(), None))), "one is not back");
+        let unannounced = Returns { refused_unannounced: 1, ..returns() };
+        assert!(broken(&storm(Homecoming::of(3, unannounced, None))));
+
+        let home = Homecoming::of(3, returns(), None);
+        let drain = |drain| Report { drain: Some(drain), ..Report::default() };
+        let good = Drain { homecoming: home, exit_code: Some(0), ..Drain::default() };
+        assert!(!broken(&drain(good.clone())));
+        assert!(broken(&drain(Drain { exit_code: None, ..good.clone() })), "it did not end by itself");
+        let newcomers = Newcomers { refused: 1, ..Newcomers::default() };
+        assert!(broken(&drain(Drain { newcomers, ..good })));
+    }
+
+    #[test]
+    fn an_attack_is_told_beside_its_quiet_and_bounded_in_memory() {
+        let honest =
+            Honest { rate_achieved: 1.0, p50_us: 10, p99_us: 100, p999_us: 200, max_us: 300, errors: 0 };
+        let memory = AttackMemory {
+            rss_before_bytes: 5 << 20,
+            rss_peak_bytes: 75 << 20,
+            rss_after_bytes: 5 << 20,
+            growth_max_bytes: 70 << 20,
+            tcp_buffer_peak_bytes: 0,
+        };
+        let attack = Attack {
+            kind: "ping-flood",
+            attackers: 10,
+            quiet: honest,
+            beside: Honest { p99_us: 250, ..honest },
+            p99_ratio: 2.5,
+            wire_bytes: 3 << 20,
+            deeds: 1,
+            deed: "pings",
+            ended_by_server: 0,
+            memory: Some(memory),
+            server_cores: Some(1.0),
+            driver_cores: 1.0,
+        };
+        let report = |attack| Report { attacks: vec![attack], ..Report::default() };
+        let good = report(attack.clone());
+        assert!(!broken(&good));
+        let text = table::text(&good);
+        assert!(text.contains("2.50× quiet 100 µs") && text.contains("at most 70 MB"), "{text}");
+        let swollen = AttackMemory { rss_peak_bytes: 76 << 20, ..memory };
+        assert!(broken(&report(Attack { memory: Some(swollen), ..attack.clone() })));
+        assert!(broken(&report(Attack { beside: Honest { errors: 1, ..honest }, ..attack })));
+    }
+}

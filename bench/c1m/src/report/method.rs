@@ -38,9 +38,9 @@ const METHOD: [(&str, &str); 13] = [
     (
         "attacks",
         "Honest clients echo in an open loop, each latency from when its message was due: alone, then at once beside the \
-         attackers, for each kind. The attackers are threads on the driver's cores with the least share of them (nice \
-         19), so that what the honest clients lose they lose at the server; being run now and then by the same cores \
-         still costs them some. Wire bytes are those of the attackers' TCP streams, both ways. Resident memory from \
+         attackers, for each kind. The attackers are threads on the driver's cores that run when nothing else there wants to \
+         (SCHED_IDLE), so that what the honest clients lose they lose at the server; a system call of an attacker is \
+         not interrupted, which still costs them some. Wire bytes are those of the attackers' TCP streams, both ways. Resident memory from \
          smaps_rollup, its peak four times a second.",
     ),
     (

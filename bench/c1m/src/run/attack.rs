@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// What the server may hold beside twice the attackers' bytes.
 const GROWTH_BESIDE_BYTES: u64 = 64 << 20;
 /// Attackers alone, so that the honest are measured when the attack is in full.
-const GATHER: Duration = Duration::from_secs(1);
+const GATHER: Duration = Duration::from_secs(2);
 /// Time for the server to let go of what the attackers made it hold; less where the load is short.
 const RECOVER: Duration = Duration::from_secs(5);
 const MEMORY_EVERY: Duration = Duration::from_millis(250);
