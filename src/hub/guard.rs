@@ -178,3 +178,106 @@ impl Guards {
         self.due.is_empty() && self.by_slot.iter().all(Option::is_none)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ds::Rate;
+    use proptest::prelude::*;
+
+    const START_S: u32 = 1_790_000_000;
+
+    fn conn(slot: u32, generation: u32) -> ConnId {
+        ConnId { slot, generation }
+    }
+
+    fn address() -> AddressKey {
+        AddressKey::of(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn pass(expires_unix_s: u32) -> Pass {
+        Pass { expires_unix_s, ..Pass::without_token(None) }
+    }
+
+    proptest! {
+        /// Whoever comes, goes and renews: each is warned a minute before its end, or at once, and ends at its end.
+        #[test]
+        fn every_token_is_warned_of_and_ends(steps in prop::collection::vec((0u32..4, 1u32..200, 0..5), 1..80)) {
+            let (mut guards, mut now) = (Guards::default(), START_S);
+            // By slot: generation, end, whether it was warned.
+            let mut model: [Option<(u32, u32, bool)>; 4] = [None; 4];
+            for (generation, (slot, seconds, what)) in (1u32..).zip(steps) {
+                let known = &mut model[slot as usize];
+                match (what, *known) {
+                    (0, None) => {
+                        guards.insert(conn(slot, generation), address(), pass(now + seconds));
+                        guards.schedule(conn(slot, generation), now);
+                        *known = Some((generation, now + seconds, false));
+                    }
+                    (1, Some((generation, ..))) => {
+                        guards.renew(conn(slot, generation), pass(now + seconds), now);
+                        *known = Some((generation, now + seconds, false));
+                    }
+                    (2, Some((generation, ..))) => {
+                        prop_assert!(guards.remove(conn(slot, generation + 1)).is_none(), "another one");
+                        prop_assert!(guards.remove(conn(slot, generation)).is_some());
+                        *known = None;
+                    }
+                    _ => now += seconds / 4,
+                }
+                let mut heard = Vec::new();
+                while let Some((conn, due)) = guards.take_due(now) {
+                    heard.push((conn.slot, conn.generation, due));
+                }
+                let mut expected = Vec::new();
+                for (slot, known) in (0u32..).zip(&mut model) {
+                    let Some((generation, end, warned)) = *known else { continue };
+                    if end <= now {
+                        expected.push((slot, generation, Due::End));
+                        prop_assert!(guards.remove(conn(slot, generation)).is_some());
+                        *known = None;
+                    } else if !warned && end - now <= WARNING_S {
+                        expected.push((slot, generation, Due::Warn { expires_in_s: end - now }));
+                        *known = Some((generation, end, true));
+                    }
+                }
+                heard.sort_by_key(|(slot, ..)| *slot);
+                prop_assert_eq!(heard, expected);
+            }
+            for (slot, known) in (0u32..).zip(model) {
+                known.map(|(generation, ..)| guards.remove(conn(slot, generation)));
+            }
+            prop_assert!(guards.is_empty());
+        }
+    }
+
+    #[test]
+    fn rates_are_of_one_connection_and_nobody_elses() {
+        let limits =
+            Limits { messages: Some(Rate::new(1, 2)), bytes: Some(Rate::new(10, 100)), ..Limits::NONE };
+        let mut guards = Guards::default();
+        for slot in 0..2 {
+            guards.insert(conn(slot, 1), address(), Pass::without_token(None));
+        }
+        let mut charge =
+            |slot, generation, bytes| guards.charge(conn(slot, generation), bytes, &limits, 7_000);
+        assert_eq!(
+            [charge(0, 1, 60), charge(0, 1, 60), charge(0, 1, 1)],
+            [Ok(()), Err(Limit::Bytes), Err(Limit::Messages)]
+        );
+        assert_eq!([charge(1, 1, 60), charge(1, 1, 40)], [Ok(()), Ok(())]);
+        assert_eq!(charge(0, 2, 1_000_000), Ok(()), "an earlier one of this slot is not it");
+        assert_eq!(charge(9, 1, 1_000_000), Ok(()), "nobody watches it");
+    }
+
+    #[test]
+    fn what_has_no_end_is_never_due() {
+        let mut guards = Guards::default();
+        let late = Claims { user: None, expires_unix_s: 250_000_000_000, grants: Grants::default() };
+        guards.insert(conn(0, 1), address(), late.into());
+        guards.insert(conn(1, 1), address(), Pass::without_token(None));
+        (0..2).for_each(|slot| guards.schedule(conn(slot, 1), START_S));
+        assert_eq!(guards.take_due(u32::MAX), None);
+        assert!(guards.may_subscribe(conn(0, 1), "a") && guards.may_publish(conn(5, 1), "a"));
+    }
+}
