@@ -240,7 +240,7 @@ pub struct HostNeed {
 }
 
 /// What `sysctl/60-megasock.conf` sets for [`TARGET_CONNECTIONS`] and the doctor compares with its own target.
-pub const HOST_NEEDS: [HostNeed; 9] = [
+pub const HOST_NEEDS: [HostNeed; 10] = [
     HostNeed {
         key: "fs.file-max",
         amounts: &[FILES],
@@ -275,6 +275,11 @@ pub const HOST_NEEDS: [HostNeed; 9] = [
         key: "net.ipv4.tcp_max_orphans",
         amounts: &[PerThousand(1_100)],
         why: "a mass close leaves sockets without a process; beyond this they are reset and lose data",
+    },
+    HostNeed {
+        key: "net.ipv4.tcp_migrate_req",
+        amounts: &[AtLeast(1)],
+        why: "a server that is replaced leaves who waits at its listeners to the new one; without it they are reset",
     },
     HostNeed {
         key: "net.ipv4.ip_local_port_range",

@@ -207,6 +207,7 @@ fn sysctl(key: &str, facts: &HostFacts) -> Option<Vec<u64>> {
         "net.ipv4.tcp_mem" => facts.tcp_mem_pages.map(|pages| pages.to_vec()),
         "net.ipv4.tcp_max_tw_buckets" => one(facts.tcp_max_tw_buckets),
         "net.ipv4.tcp_max_orphans" => one(facts.tcp_max_orphans),
+        "net.ipv4.tcp_migrate_req" => one(facts.tcp_migrate_req),
         "net.ipv4.ip_local_port_range" => {
             facts.port_range.map(|(first, last)| vec![first.into(), last.into()])
         }

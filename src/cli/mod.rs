@@ -6,6 +6,7 @@
 
 mod doctor;
 mod serve;
+mod stop;
 mod table;
 mod token;
 

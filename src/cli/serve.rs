@@ -1,17 +1,17 @@
 //! `megasock serve`: start, say what it will carry, stop on a signal.
 
+use super::stop;
 use crate::config::{Config, LogFormat};
 use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
-use crate::server::{Handle, Running, Server};
+use crate::server::{Running, Server};
 use crate::sys::host::HostFacts;
 use crate::sys::{memory, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -29,14 +29,15 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(&format!("cannot watch for signals: {error}")),
     };
     let (drain_timeout, harden) = (Duration::from_millis(config.drain_timeout_ms), config.harden);
+    let (replaces, is_open_to_all) = (config.replace, config.keys.is_empty() && !config.production);
     let server = Server::builder().config(config).hub(|_core| Open);
     let started = if harden { server.start_hardened() } else { server.start() };
     let running = match started {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string()),
     };
-    announce(&running);
-    stop_on_signal(signals, running.handle().clone(), drain_timeout);
+    announce(&running, replaces, is_open_to_all);
+    stop::on_signal(signals, running.handle().clone(), drain_timeout);
     let started = Instant::now();
     let handle = running.handle().clone();
     running.wait();
@@ -60,29 +61,21 @@ fn start_log(config: &Config) {
     }
 }
 
-fn announce(running: &Running<Mail>) {
+fn announce(running: &Running<Mail>, replaces: bool, is_open_to_all: bool) {
     let plan = running.plan();
+    // First: who waits for the line after it may rely on it.
+    if replaces && running.shares_address() {
+        println!(
+            "beside the server it replaces: stop that one (SIGTERM), and it leaves its newcomers to this one"
+        );
+    } else if replaces {
+        println!("nobody to replace: no other server listens there");
+    }
     println!("megasock {} listening on {}", env!("CARGO_PKG_VERSION"), running.handle().local_address());
     println!("{plan}");
-}
-
-/// The first signal drains, the second ends at once.
-fn stop_on_signal(mut signals: Signals, handle: Handle<Mail>, drain_timeout: Duration) {
-    thread::spawn(move || {
-        let mut seen = 0;
-        for signal in signals.forever() {
-            seen += 1;
-            if seen > 1 {
-                tracing::warn!("second signal: ending at once");
-                std::process::exit(128 + signal);
-            }
-            tracing::info!(
-                ?drain_timeout,
-                "stopping: newcomers get 503, connections a close 1001; again to end at once"
-            );
-            handle.stop(drain_timeout);
-        }
-    });
+    if is_open_to_all {
+        println!("no keys are set (development): anyone may connect, and call himself what he likes");
+    }
 }
 
 /// What happened, in lines that people and scripts can read.

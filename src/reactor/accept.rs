@@ -14,7 +14,7 @@ const ACCEPT_PAUSE_MS: u64 = 256;
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     pub(super) fn refill_accepts(&mut self) {
-        if self.now_tick < self.accept_pause_tick {
+        if self.now_tick < self.accept_pause_tick || self.has_left() {
             return;
         }
         let slots = self.options.budget.descriptors(self.options.connections_max);

@@ -10,21 +10,6 @@ use crate::buf::Segment;
 use crate::handler::Handler;
 use crate::proto::close::{self, CloseReason};
 use crate::sys::{ConnId, Io};
-use std::sync::atomic::Ordering;
-
-/// Connections a drain closes in one turn.
-const DRAIN_STEP: u32 = 256;
-
-/// A server that stops: newcomers get 503, the others a Close, and after the deadline what is left is cut.
-pub(super) struct Drain {
-    /// Slots below this have been told.
-    told: u32,
-    deadline_tick: u32,
-    /// The deadline has passed and every connection was released by force.
-    is_over: bool,
-    /// This reactor has been taken out of the count of those that still have connections.
-    is_counted: bool,
-}
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     /// The peer's Close: ours goes back with its code (RFC 6455 §5.5.1), unless it was sent first.
@@ -219,56 +204,5 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.conns.remove(id.slot, id.generation).is_none() {
             self.counters.completions_stale.add(1);
         }
-    }
-
-    /// Begins to stop.
-    pub(super) fn begin_drain(&mut self, timeout_ticks: u32) {
-        let deadline_tick = self.now_tick + timeout_ticks;
-        match &mut self.drain {
-            // A second order may shorten the first, not restart it.
-            Some(drain) => drain.deadline_tick = drain.deadline_tick.min(deadline_tick),
-            None => self.drain = Some(Drain { told: 0, deadline_tick, is_over: false, is_counted: false }),
-        }
-    }
-
-    /// Whether the drain still has connections to tell, so that the loop must not wait.
-    pub(super) fn drain_has_steps(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.told < self.conns.slots())
-    }
-
-    /// Tells the next connections, or cuts all that are left once the deadline has come.
-    pub(super) fn drain_step(&mut self) {
-        let Some(Drain { told, deadline_tick, is_over: false, is_counted }) = self.drain else { return };
-        let is_over = self.now_tick >= deadline_tick;
-        let end = if is_over {
-            self.conns.slots()
-        } else {
-            self.conns.slots().min(told.saturating_add(DRAIN_STEP))
-        };
-        for slot in if is_over { 0 } else { told }..end {
-            let Some(generation) = self.conns.generation(slot) else { continue };
-            let id = ConnId { slot, generation };
-            let reason = CloseReason::ServerShutdown;
-            if is_over {
-                self.begin_release(id, reason);
-            } else {
-                self.begin_close(id, reason.code(), "", reason);
-            }
-        }
-        self.apply_actions();
-        self.drain = Some(Drain { told: end, deadline_tick, is_over, is_counted });
-    }
-
-    /// Whether the reactor may end: it was told to, nobody is left or the time is up, here and with its siblings, and
-    /// what those have posted is handled. Until then it goes on accepting, to answer 503: a closed listener would reset
-    /// its share of the newcomers.
-    pub(super) fn is_drained(&mut self) -> bool {
-        let is_empty = self.conns.is_empty() && !self.drain_has_steps();
-        let Some(drain) = &mut self.drain else { return false };
-        if (drain.is_over || is_empty) && !drain.is_counted {
-            drain.is_counted = true;
-            self.siblings.fetch_sub(1, Ordering::AcqRel);
-        }
-        (drain.is_over || is_empty) && self.siblings.load(Ordering::Acquire) == 0 && self.incoming.is_empty()
     }
 }

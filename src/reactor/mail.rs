@@ -1,6 +1,6 @@
 //! Mail from other threads: an unbounded queue with a bell. A core takes a bounded number each turn.
 
-use super::Reactor;
+use super::{DrainOrder, Reactor};
 use crate::handler::{Handler, Origin};
 use crate::sys::Io;
 use crate::sys::wake::Waker;
@@ -13,11 +13,8 @@ const MAIL_PER_TURN: usize = 256;
 pub enum Control<M> {
     /// For the handler.
     Mail(M),
-    /// Stop: tell every connection, and cut those left after this many ticks.
-    Drain {
-        /// Ticks.
-        timeout_ticks: u32,
-    },
+    /// Stop.
+    Drain(DrainOrder),
 }
 
 /// The receiving end of a core.
@@ -54,7 +51,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                     self.handler.on_mail(Origin::Thread, mail, &mut self.outbox);
                     self.apply_actions();
                 }
-                Ok(Control::Drain { timeout_ticks }) => self.begin_drain(timeout_ticks),
+                Ok(Control::Drain(order)) => self.begin_drain(order),
                 Err(_) => return,
             }
         }

@@ -11,6 +11,7 @@
 mod accept;
 mod close;
 mod conn;
+mod drain;
 mod mail;
 mod mesh;
 mod peer;
@@ -21,6 +22,7 @@ mod send;
 mod stats;
 mod timers;
 
+pub use drain::{DrainOrder, Pace, Returns};
 pub use mail::{Control, Mailbox};
 pub use mesh::{Mesh, mesh};
 pub use peer::Proxies;
@@ -132,7 +134,7 @@ pub struct Reactor<I: Io, H: Handler> {
     accept_pause_tick: u32,
     /// What the handler has left to do.
     work: Work,
-    drain: Option<close::Drain>,
+    drain: Option<drain::Drain>,
     /// Reactors of this server that still have connections, or were not told to stop.
     siblings: Arc<AtomicUsize>,
     /// Read where a newcomer comes and where a timer fires.

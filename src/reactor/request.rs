@@ -109,7 +109,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let peer = self.options.proxies.client(&head, conn.peer());
         conn.set_peer(peer);
         let is_full = conn.has(flag::SURPLUS) || self.pressure.get() > Pressure::Calm;
-        let is_ready = self.drain.is_none() && !is_full;
+        let is_ready = !self.turns_away() && !is_full;
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
         match (self.handler.on_request(&request, &mut self.outbox), accept) {
             (Decision::Respond(response), _) => Answer::Respond(response),
@@ -154,7 +154,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         let Some(PartialHead { bytes, accept: Some(accept) }) = self.heads.remove(&id.slot) else { return };
         let answer = match decision {
-            Decision::Accept { .. } if self.drain.is_some() => {
+            Decision::Accept { .. } if self.turns_away() => {
                 self.handler.on_abandon(id, &mut self.outbox);
                 Status::Unavailable.into()
             }
@@ -184,6 +184,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.arm_next(id);
         self.handler.on_open(id, &mut self.outbox);
         self.apply_actions();
+        self.tell_if_passed(id);
     }
 
     /// Answers without an upgrade: the response, the end of our side, then what the client still sends is discarded.

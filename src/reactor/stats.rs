@@ -72,6 +72,7 @@ counters! {
     pings_sent "Pings sent by the heartbeat.";
     sends_short "Sends the socket could not take at once.";
     receives_empty "Wake-ups that found nothing to receive.";
+    drain_told "Connections told that the server stops.";
     completions_stale "Completions of connections that had gone.";
     mesh_posted "Mail posted to other cores.";
     mesh_full "Mail to other cores refused because its ring was full.";

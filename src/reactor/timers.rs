@@ -62,7 +62,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     /// splitmix64, Steele et al., "Fast splittable pseudorandom number generators", 2014.
-    fn random_below(&mut self, bound: u32) -> u32 {
+    pub(super) fn random_below(&mut self, bound: u32) -> u32 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,6 +1,8 @@
 //! A running server, seen from other threads.
 
-use crate::reactor::{Control, Counters, Totals, ticks};
+use super::drain::Drain;
+use super::listen::Place;
+use crate::reactor::{Control, Counters, Totals};
 use crate::sys::wake::Waker;
 use crossbeam_channel::Sender;
 use std::net::SocketAddr;
@@ -20,8 +22,10 @@ pub struct Handle<M> {
 }
 
 struct Shared<M> {
-    address: SocketAddr,
+    place: Place,
     cores: Vec<Core<M>>,
+    /// Clients that may come back in a second after a drain.
+    reconnect_rate: u32,
 }
 
 impl<M> Clone for Handle<M> {
@@ -31,13 +35,13 @@ impl<M> Clone for Handle<M> {
 }
 
 impl<M> Handle<M> {
-    pub(super) fn new(address: SocketAddr, cores: Vec<Core<M>>) -> Handle<M> {
-        Handle { shared: Arc::new(Shared { address, cores }) }
+    pub(super) fn new(place: Place, cores: Vec<Core<M>>, reconnect_rate: u32) -> Handle<M> {
+        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate }) }
     }
 
     /// The address it listens on, with the port that was free where port 0 was asked for.
     pub fn local_address(&self) -> SocketAddr {
-        self.shared.address
+        self.shared.place.address()
     }
 
     /// Number of cores; they are numbered from 0.
@@ -50,21 +54,31 @@ impl<M> Handle<M> {
         let Some(target) = self.shared.cores.get(core) else { return Err(mail) };
         target.mail.send(Control::Mail(mail)).map_err(|error| match error.0 {
             Control::Mail(mail) => mail,
-            Control::Drain { .. } => unreachable!("mail was sent"),
+            Control::Drain(_) => unreachable!("mail was sent"),
         })?;
         target.waker.wake();
         Ok(())
     }
 
-    /// Stops the server: newcomers get 503, every connection a Close 1001; what is left after `timeout` is cut. Returns
-    /// at once; [`crate::Running::wait`] waits for the end.
-    pub fn stop(&self, timeout: Duration) {
-        let timeout_ticks = ticks(timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        for core in &self.shared.cores {
+    /// Stops the server: every connection is told ([`crate::Handler::on_drain`]), then gets a Close 1012 at its turn; what
+    /// is left after `timeout` is cut. Newcomers get a 503, or are left to another server on the same address where there
+    /// is one and `net.ipv4.tcp_migrate_req` is 1. Returns at once with what it is going to do;
+    /// [`crate::Running::wait`] waits for the end. Called again it may shorten the time, not extend it.
+    pub fn stop(&self, timeout: Duration) -> Drain {
+        let Shared { place, cores, reconnect_rate } = &*self.shared;
+        let clients = self.counters().connections_open;
+        let drain = Drain::new(clients, *reconnect_rate, timeout, place.has_successor());
+        for core in cores {
             // A core that has stopped already needs no telling.
-            let _ = core.mail.send(Control::Drain { timeout_ticks });
+            let _ = core.mail.send(Control::Drain(drain.order()));
             core.waker.wake();
         }
+        drain
+    }
+
+    /// Whether another process listens on its address too.
+    pub(super) fn shares_address(&self) -> bool {
+        self.shared.place.is_shared()
     }
 
     /// Counters of all cores, added up.

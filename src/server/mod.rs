@@ -2,11 +2,14 @@
 
 pub mod capacity;
 mod channels;
+mod drain;
 mod front;
 mod handle;
+mod listen;
 mod pressure;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
+pub use drain::Drain;
 pub use front::Front;
 pub use handle::Handle;
 
@@ -18,7 +21,6 @@ use crate::reactor::{Gauge, Mailbox, Mesh, Options, Proxies, Reactor, Shared, me
 use crate::sys::harden::{self, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
-use crate::sys::socket;
 use crate::sys::uring::{Peers, PreparedRing, Uring};
 use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
@@ -125,6 +127,8 @@ pub enum StartError {
     Capacity(capacity::Refusal),
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
+    /// Another server is on the address, but would not hand over what waits at its listeners.
+    Replace(SocketAddr),
     /// A ring could not be set up.
     Ring(Explanation),
     /// A thread or an eventfd could not be made.
@@ -140,7 +144,8 @@ impl fmt::Display for StartError {
             StartError::Listen(address, error) => {
                 let fix = match error.kind() {
                     io::ErrorKind::AddrInUse => {
-                        "stop what listens there, or choose another address with --listen"
+                        "stop what listens there, replace a megasock of the same user with --replace on, or choose another \
+                         address with --listen"
                     }
                     io::ErrorKind::PermissionDenied => {
                         "ports below 1024 need CAP_NET_BIND_SERVICE, or choose a higher one with --listen"
@@ -149,6 +154,11 @@ impl fmt::Display for StartError {
                 };
                 write!(f, "cannot listen on {address}: {error}\n  fix: {fix}")
             }
+            StartError::Replace(address) => write!(
+                f,
+                "cannot replace the server on {address}: net.ipv4.tcp_migrate_req is 0, so who waits at its listeners would \
+                 be reset\n  fix: sysctl -w net.ipv4.tcp_migrate_req=1 (scripts/tune does it for good)"
+            ),
             StartError::Ring(explanation) => explanation.fmt(f),
             StartError::Resources(error) => {
                 write!(
@@ -201,9 +211,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         };
         let serving = if hardened { facts.clone().hardened() } else { facts.clone() };
         let plan = capacity::plan(&serving, &wanted).map_err(StartError::Capacity)?;
-        let listeners = listen_all(self.config.listen, plan.reactors)?;
-        let address =
-            listeners[0].local_addr().map_err(|error| StartError::Listen(self.config.listen, error))?;
+        let (listeners, place) = listen::listen_all(self.config.listen, plan.reactors, self.config.replace)?;
         let rings = prepare_rings(&plan).map_err(|error| cannot_make_ring(&error, &facts, &plan))?;
         if hardened {
             harden::apply().map_err(StartError::Harden)?;
@@ -254,7 +262,8 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         for error in ready.iter().filter_map(Result::err) {
             failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
-        let running = Running { handle: Handle::new(address, cores), plan, threads };
+        let handle = Handle::new(place, cores, self.config.reconnect_rate);
+        let running = Running { handle, plan, threads };
         match failure {
             None => Ok(running),
             Some(failure) => {
@@ -264,18 +273,6 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             }
         }
     }
-}
-
-/// One listener a reactor, all on the same address.
-fn listen_all(address: SocketAddr, reactors: usize) -> Result<Vec<TcpListener>, StartError> {
-    let failed = |error| StartError::Listen(address, error);
-    // Listeners of the same user may share an address by SO_REUSEPORT: a second server would silently take half of
-    // the connections of the first. Binding once without it finds out.
-    TcpListener::bind(address).map_err(failed)?;
-    let first = socket::listen(address).map_err(failed)?;
-    let bound = first.local_addr().map_err(failed)?;
-    let others = (1..reactors).map(|_| socket::listen(bound).map_err(failed));
-    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 /// One ring a reactor, with smaller queues where the kernel has no memory for the planned ones, down to the budget's floor.
@@ -403,6 +400,11 @@ impl<M> Running<M> {
     /// What it will carry, and what keeps it from carrying more.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Whether another process listens on the same address: the server that this one is to replace, or one that replaces it.
+    pub fn shares_address(&self) -> bool {
+        self.handle.shares_address()
     }
 
     /// Waits until it has stopped, see [`Handle::stop`].

@@ -46,6 +46,8 @@ pub struct HostFacts {
     pub tcp_max_syn_backlog: Option<u64>,
     /// `net.ipv4.tcp_mem`, in pages: low, pressure, high; absent in a network namespace.
     pub tcp_mem_pages: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_migrate_req`, of this network namespace.
+    pub tcp_migrate_req: Option<u64>,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub tcp_max_tw_buckets: Option<u64>,
     /// `net.ipv4.tcp_max_orphans`; absent in a network namespace.
@@ -129,6 +131,7 @@ impl HostFacts {
             somaxconn: number("net/core/somaxconn"),
             netdev_max_backlog: number("net/core/netdev_max_backlog"),
             tcp_max_syn_backlog: number("net/ipv4/tcp_max_syn_backlog"),
+            tcp_migrate_req: number("net/ipv4/tcp_migrate_req"),
             tcp_mem_pages: sysctl("net/ipv4/tcp_mem").and_then(|value| numbers(&value).try_into().ok()),
             tcp_max_tw_buckets: number("net/ipv4/tcp_max_tw_buckets"),
             tcp_max_orphans: number("net/ipv4/tcp_max_orphans"),
@@ -355,6 +358,7 @@ pub(crate) fn roomy() -> HostFacts {
         somaxconn: Some(65_535),
         netdev_max_backlog: Some(65_535),
         tcp_max_syn_backlog: Some(65_535),
+        tcp_migrate_req: Some(1),
         tcp_mem_pages: Some([2_000_000, 3_000_000, 4_000_000]),
         tcp_max_tw_buckets: Some(2_000_000),
         tcp_max_orphans: Some(2_000_000),

@@ -161,6 +161,10 @@ pub trait Io {
 
     /// Accepts one connection into a free direct descriptor.
     fn accept(&mut self);
+    /// Leaves the listening address for good: accepts in flight end as [`Completion::AcceptFailed`], but for those that have
+    /// somebody already. Newcomers that the kernel holds go to another listener of the address, or are reset
+    /// (`net.ipv4.tcp_migrate_req`).
+    fn stop_accepting(&mut self);
     /// Arms a multishot poll for input and hang-up.
     fn poll(&mut self, id: ConnId);
     /// Receives what is there now, without waiting.

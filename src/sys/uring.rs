@@ -404,6 +404,15 @@ impl Io for Uring {
         self.push(entry.user_data(pack(Op::Accept, ConnId { slot: index, generation: 0 })));
     }
 
+    fn stop_accepting(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        // Not a close: that would wait for the accepts in flight, which hold the file. Of a listener both make what waits
+        // there move on, and a shutdown also ends the accepts (EINVAL).
+        let entry = opcode::Shutdown::new(Fd(listener.as_raw_fd()), libc::SHUT_RDWR).build();
+        let ignored = pack(Op::Ignored, ConnId { slot: 0, generation: 0 });
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(ignored));
+    }
+
     fn poll(&mut self, id: ConnId) {
         let mask = (libc::POLLIN | libc::POLLRDHUP) as u32;
         let entry = opcode::PollAdd::new(Fixed(id.slot), mask).multi(true).build();

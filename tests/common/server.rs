@@ -153,6 +153,11 @@ impl Server {
     }
 
     /// The path of a file the kernel shows of it.
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.child.id())
     }

@@ -72,6 +72,48 @@ fn the_drain_timeout_ends_those_who_stay() {
 }
 
 #[test]
+fn each_client_is_told_its_own_time_to_come_back_and_closed_at_its_turn() {
+    let mut server = Server::start(&["--reconnect-rate", "20/s", "--drain-timeout", "2s"]);
+    let mut clients: Vec<Client> = (0..60).map(|_| server.open_channels()).collect();
+    server.signal("TERM");
+    let mut delays_ms: Vec<u64> = clients.iter_mut().map(told_delay_ms).collect();
+    delays_ms.sort_unstable();
+    // 60 at 20 a second and some margin, evenly: about one each 50 ms.
+    assert!(delays_ms[59] < 3_200 && delays_ms[59] > 2_800, "{delays_ms:?}");
+    assert!(delays_ms.windows(2).all(|pair| (1..160).contains(&(pair[1] - pair[0]))), "{delays_ms:?}");
+    let began = Instant::now();
+    for client in &mut clients {
+        client.expect_close(1012);
+    }
+    // Spread over four fifths of the timeout: at the rate it would take longer, and at once no time.
+    assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(server.wait(PATIENCE).success(), "{:#?}", server.lines());
+    assert_eq!(server.summary().closed("server_shutdown"), 60);
+}
+
+/// The delay in the `server_shutdown` that must be the next message.
+fn told_delay_ms(client: &mut Client) -> u64 {
+    let (opcode, payload) = client.message();
+    let frame: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
+    assert_eq!((opcode, &frame["type"]), (TEXT, &"server_shutdown".into()), "{frame}");
+    frame["reconnectDelay"].as_u64().expect("milliseconds")
+}
+
+#[test]
+fn progress_is_on_the_log() {
+    let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
+    let mut stays = server.open();
+    server.signal("TERM");
+    assert_eq!(stays.close_frame().close_code(), Some(1012));
+    for words in ["newcomers=\"answered 503\"", "open=1 told=1 closed=0 seconds_left=5"] {
+        let said = || server.lines().iter().any(|line| line.contains(words)).then_some(());
+        eventually(words, PATIENCE, said);
+    }
+    stays.send(&frames::close(1012, b""));
+    assert!(server.wait(PATIENCE).success());
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
     let mut stays = server.open();

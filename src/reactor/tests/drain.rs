@@ -1,4 +1,5 @@
-//! Mail and the end of a server: newcomers are refused, everybody is told in bounded steps, the deadline cuts.
+//! Mail and the end of a server: newcomers are refused or left to another process, everybody is told and closed in bounded
+//! steps at an even pace, the deadline cuts.
 
 use super::*;
 use std::sync::atomic::Ordering;
@@ -37,8 +38,171 @@ fn a_parked_core_is_rung_for_mail_and_a_busy_one_does_not_wait() {
     rig.finish();
 }
 
+/// Every `on_drain` so far.
+fn told(rig: &Rig) -> Vec<(ConnId, u64)> {
+    let drains = rig.reactor.handler.told.iter().filter_map(|told| match told {
+        Told::Drain(id, delay_ms) => Some((*id, *delay_ms)),
+        _ => None,
+    });
+    drains.collect()
+}
+
+fn order(timeout_ms: u64, close_ms: u64, window_ms: u64) -> DrainOrder {
+    let (timeout_ticks, close_ticks) = (ticks(timeout_ms), ticks(close_ms));
+    DrainOrder { timeout_ticks, close_ticks, return_window_ms: window_ms, leaves: false }
+}
+
+fn leaving(timeout_ms: u64) -> DrainOrder {
+    DrainOrder { leaves: true, ..order(timeout_ms, 1, 1_000) }
+}
+
 #[test]
-fn a_drain_tells_everybody_in_bounded_steps() {
+fn everybody_is_told_a_time_of_its_own_once_and_before_its_close() {
+    let mut rig = Rig::new();
+    let peers = rig.open_many(700);
+    rig.reactor.handler.on_drain = |conn, out| out.send(conn, Kind::Text, b"going");
+    rig.order(order(20_000, 1, 70_000));
+    let mut before = 0;
+    while before < 700 {
+        rig.turn();
+        let now = told(&rig).len();
+        assert!(now > before || before == 0, "it waits before all are told");
+        assert!(now - before <= 256, "{now} told after {before}");
+        before = now;
+    }
+    rig.pass_ms(1_000);
+    assert_eq!(rig.counters().drain_told.get(), 700);
+    for peer in &peers {
+        assert_eq!(rig.take_frames(*peer), [(Opcode::Text, b"going".to_vec()), closing(1012)]);
+    }
+    let mut delays_ms: Vec<u64> = told(&rig).iter().map(|(_, delay_ms)| *delay_ms).collect();
+    delays_ms.sort_unstable();
+    // 700 over 70 s, one each 100 ms: the golden ratio leaves no gap of three.
+    assert!(delays_ms.windows(2).all(|pair| (1..300).contains(&(pair[1] - pair[0]))), "{delays_ms:?}");
+    assert!(delays_ms[0] < 300 && (69_700..70_000).contains(&delays_ms[699]), "{delays_ms:?}");
+    rig.finish();
+}
+
+#[test]
+fn closes_come_at_an_even_pace() {
+    let mut rig = Rig::new();
+    rig.open_many(1_000);
+    rig.order(order(20_000, 10_000, 1_000));
+    rig.settle();
+    let closing = |rig: &mut Rig| rig.kernel().sockets.iter().filter(|s| !s.output.is_empty()).count();
+    assert_eq!(closing(&mut rig), 0);
+    for second in 1..=10 {
+        rig.pass_ms(1_000);
+        let (now, expected) = (closing(&mut rig), second * 100);
+        assert!(now.abs_diff(expected) <= 14, "{now} after {second} s, where {expected} are due");
+    }
+    rig.pass_ms(LATE_MS);
+    assert_eq!(closing(&mut rig), 1_000);
+    rig.finish();
+}
+
+#[test]
+fn a_core_that_paces_its_closes_sleeps_between_them() {
+    let mut rig = Rig::new();
+    rig.open_many(10);
+    rig.order(order(20_000, 10_000, 1_000));
+    rig.settle();
+    let before = rig.counters().turns.get();
+    rig.pass_ms(5_000);
+    let turns = rig.counters().turns.get() - before;
+    assert!(turns < 5_000 / TICK_MS + 100, "{turns} turns");
+    rig.finish();
+}
+
+#[test]
+fn who_leaves_early_or_is_ended_when_told_is_not_closed_again() {
+    let mut rig = Rig::new();
+    let peers = rig.open_many(3);
+    rig.reactor.handler.on_drain = |conn, out| {
+        if conn.slot == 0 {
+            out.close(ConnId { slot: 1, ..conn }, 4000, "");
+        }
+    };
+    let first = peers.iter().copied().find(|peer| rig.id(*peer).slot == 0).unwrap();
+    let second = peers.iter().copied().find(|peer| rig.id(*peer).slot == 1).unwrap();
+    rig.order(order(20_000, 1, 1_000));
+    rig.settle();
+    rig.end(first);
+    rig.pass_ms(1_000);
+    assert_eq!(told(&rig).len(), 2, "one was closed before its turn");
+    assert_eq!(rig.take_frames(first), []);
+    assert_eq!(rig.take_frames(second), [closing(4000)]);
+    rig.finish();
+}
+
+#[test]
+fn a_core_that_leaves_accepts_nobody_and_serves_those_it_has() {
+    let mut rig = Rig::new();
+    let (open, asking, undecided) = (rig.open(), rig.connect(), rig.request("/later"));
+    rig.arrive(asking, &upgrade("/echo")[..10]);
+    rig.order(leaving(20_000));
+    rig.settle();
+    assert_eq!((rig.kernel().accepts, rig.reactor.accepts_in_flight), (0, 0));
+    let newcomer = rig.connect();
+    rig.pass_ms(1_000);
+    assert_eq!(rig.kernel().left_to_others, [newcomer]);
+    assert_eq!(rig.take_frames(open), [closing(1012)]);
+    rig.end(open);
+    assert!(!rig.reactor.is_drained(), "two were promised an answer");
+
+    // Both walks have passed them: they are told and closed all the same.
+    rig.arrive(asking, &upgrade("/echo")[10..]);
+    let id = rig.id(undecided);
+    rig.tell(move |out| out.decide(id, Decision::ACCEPT));
+    for peer in [asking, undecided] {
+        let id = rig.id(peer);
+        assert_eq!(told(&rig).iter().filter(|(told, _)| *told == id).count(), 1);
+        let output = rig.take(peer);
+        let end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        assert!(output.starts_with(b"HTTP/1.1 101 "));
+        assert_eq!(frames(&output[end..]), [closing(1012)]);
+        rig.end(peer);
+    }
+    assert!(rig.reactor.is_drained());
+    rig.finish();
+}
+
+#[test]
+fn who_is_accepted_in_the_moment_of_leaving_is_served() {
+    let mut rig = Rig::new();
+    rig.settle();
+    rig.kernel().accepts_late = Some(2);
+    let late: Vec<Peer> = (0..3).map(|_| rig.kernel().connect()).collect();
+    rig.order(leaving(20_000));
+    rig.turn();
+    assert!(!rig.reactor.is_drained(), "accepts are in flight");
+    rig.settle();
+    for peer in &late[..2] {
+        rig.arrive(*peer, &upgrade("/echo"));
+        assert!(rig.take(*peer).starts_with(b"HTTP/1.1 101 "));
+    }
+    assert_eq!(rig.kernel().left_to_others, late[2..]);
+    rig.finish();
+}
+
+#[test]
+fn a_second_order_may_have_a_core_leave_and_tells_nobody_twice() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    rig.order(order(20_000, 10_000, 1_000));
+    rig.settle();
+    rig.order(leaving(20_000));
+    rig.order(leaving(20_000));
+    rig.pass_ms(LATE_MS);
+    assert_eq!(told(&rig).len(), 1);
+    assert_eq!(rig.take_frames(peer), [closing(1012)], "its Closes were due sooner");
+    let newcomer = rig.connect();
+    assert_eq!(rig.kernel().left_to_others, [newcomer]);
+    rig.finish();
+}
+
+#[test]
+fn a_drain_closes_everybody_in_bounded_steps() {
     let mut rig = Rig::new();
     let peers = rig.open_many(700);
     rig.drain(20_000);

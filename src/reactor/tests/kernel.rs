@@ -42,6 +42,11 @@ pub(super) struct Kernel {
     pub sockets: Vec<Socket>,
     /// Accepts in flight.
     pub accepts: u32,
+    /// Who connects waits, and only when the reactor stops accepting are the first so many accepted.
+    pub accepts_late: Option<u32>,
+    /// Those who came to its address after it had left, or waited there then.
+    pub left_to_others: Vec<Peer>,
+    has_left: bool,
     /// Bells of other cores rung.
     pub bells_rung: u32,
     /// Every turn's completions come in an order drawn from this.
@@ -67,6 +72,9 @@ impl Kernel {
             idle: false,
             sockets: Vec::new(),
             accepts: 0,
+            accepts_late: None,
+            left_to_others: Vec::new(),
+            has_left: false,
             bells_rung: 0,
             shuffle: None,
             descriptors,
@@ -82,8 +90,13 @@ impl Kernel {
     /// A peer connects; it is accepted as soon as an accept is in flight.
     pub fn connect(&mut self) -> Peer {
         self.sockets.push(Socket::new());
-        self.backlog.push_back(self.sockets.len() - 1);
-        self.sockets.len() - 1
+        let peer = self.sockets.len() - 1;
+        if self.has_left {
+            self.left_to_others.push(peer);
+        } else {
+            self.backlog.push_back(peer);
+        }
+        peer
     }
 
     /// Whether nothing happens by itself any more.
@@ -183,6 +196,9 @@ impl Kernel {
     }
 
     fn accept_waiting(&mut self) {
+        if self.accepts_late.is_some() {
+            return;
+        }
         while self.accepts > 0 && !self.backlog.is_empty() {
             let slot = self.free.pop().expect("accepts in flight never exceed the free descriptors");
             let peer = self.backlog.pop_front().expect("just seen");
@@ -312,11 +328,21 @@ impl Io for Kernel {
     const SEGMENTS_PER_SEND: usize = 4;
 
     fn accept(&mut self) {
+        assert!(!self.has_left, "an accept at an address that was left");
         self.accepts += 1;
         assert!(
             self.accepts as usize + self.live() <= self.descriptors as usize,
             "an accept without a free descriptor"
         );
+    }
+
+    fn stop_accepting(&mut self) {
+        assert!(!std::mem::replace(&mut self.has_left, true), "it leaves its address a second time");
+        let late = self.accepts_late.take().unwrap_or(0);
+        for _ in late..std::mem::replace(&mut self.accepts, late) {
+            self.ready.push_back(Completion::AcceptFailed { errno: libc::EINVAL });
+        }
+        self.left_to_others.extend(self.backlog.drain(late as usize..));
     }
 
     fn poll(&mut self, id: ConnId) {

@@ -200,7 +200,7 @@ fn no_wake_up_is_lost_between_real_rings_and_none_takes_a_worker_thread() {
     wait_ended.recv_timeout(Duration::from_secs(20)).expect("every mail arrives");
     let took = begun.elapsed();
     for (mail, waker) in mails.iter().zip(&wakers) {
-        mail.send(Control::Drain { timeout_ticks: 1 }).unwrap();
+        mail.send(Control::Drain(DrainOrder { timeout_ticks: 1, ..DrainOrder::default() })).unwrap();
         waker.wake();
     }
     let ends: Vec<(u64, bool)> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();

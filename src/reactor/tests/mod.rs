@@ -20,7 +20,9 @@ mod socket;
 mod timers;
 mod turn;
 
-use super::{Control, Counters, Mailbox, Mesh, Options, Proxies, Reactor, Shared, TICK_MS, ticks};
+use super::{
+    Control, Counters, DrainOrder, Mailbox, Mesh, Options, Proxies, Reactor, Shared, TICK_MS, ticks,
+};
 use crate::budget::CoreBudget;
 use crate::handler::{ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Request, Response, Work};
 use crate::proto::client::{decode_server_header, encode_masked, upgrade_request};
@@ -77,6 +79,7 @@ enum Told {
     Close(ConnId, CloseReason),
     Abandon(ConnId),
     Control(ConnId, usize),
+    Drain(ConnId, u64),
 }
 
 /// What to do to connections, sent by mail.
@@ -95,6 +98,7 @@ struct App {
     mail_from: Vec<Origin>,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
     on_open: fn(ConnId, &mut Outbox<Order>),
+    on_drain: fn(ConnId, &mut Outbox<Order>),
     on_close: fn(ConnId, &mut Outbox<Order>),
     on_turn: fn(&mut Outbox<Order>) -> Work,
 }
@@ -145,6 +149,12 @@ impl Handler for App {
     fn on_control(&mut self, conn: ConnId, bytes: usize, _: &mut Outbox<Order>) {
         assert!(self.open.contains(&conn), "a ping of {conn:?}, which is not open");
         self.told.push(Told::Control(conn, bytes));
+    }
+
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Order>) {
+        assert!(self.open.contains(&conn), "{conn:?} is told of the drain and is not open");
+        self.told.push(Told::Drain(conn, reconnect_delay_ms));
+        (self.on_drain)(conn, out);
     }
 
     fn on_tick(&mut self, now_ms: u64, _: &mut Outbox<Order>) {
@@ -211,6 +221,7 @@ impl Rig {
             mail_from: Vec::new(),
             on_message: |_, message, out| out.reply(message),
             on_open: |_, _| {},
+            on_drain: |_, _| {},
             on_close: |_, _| {},
             on_turn: |_| Work::None,
         };
@@ -349,8 +360,13 @@ impl Rig {
         self.settle();
     }
 
+    /// Orders a drain whose Closes are due at once.
     fn drain(&mut self, timeout_ms: u64) {
-        self.mail.send(Control::Drain { timeout_ticks: ticks(timeout_ms) }).unwrap();
+        self.order(DrainOrder { timeout_ticks: ticks(timeout_ms), ..DrainOrder::default() });
+    }
+
+    fn order(&mut self, order: DrainOrder) {
+        self.mail.send(Control::Drain(order)).unwrap();
         self.waker.wake();
     }
 

@@ -459,3 +459,28 @@ fn an_outgoing_connection_comes_from_where_it_was_told_or_says_why_not() {
     ring.uring.connect(id, closed, None);
     assert_eq!(ring.wait(connected), (id, -libc::ECONNREFUSED));
 }
+
+#[test]
+fn a_listener_left_ends_every_accept_and_accepts_nobody_more() {
+    let mut ring = Ring::new(16);
+    let (mut client, id) = ring.connect();
+    let address = ring.uring.local_address().unwrap();
+    let accepts = FLOOR.accepts_in_flight.min(8);
+    (0..accepts).for_each(|_| ring.uring.accept());
+    ring.turn(Duration::ZERO);
+    ring.uring.stop_accepting();
+    for _ in 0..accepts {
+        let errno = ring.wait(|done| match done {
+            Completion::AcceptFailed { errno } => Some(*errno),
+            _ => None,
+        });
+        assert_eq!(errno, libc::EINVAL);
+    }
+    // Although its descriptor is still open.
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    // Who was accepted stays.
+    client.write_all(b"still here").unwrap();
+    ring.uring.poll(id);
+    ring.wait_event(id, libc::POLLIN);
+    assert_eq!(ring.receive_buffer(id).0, b"still here");
+}

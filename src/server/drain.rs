@@ -1,0 +1,137 @@
+//! How a whole server stops: over which time its connections are closed, and over which their clients come back.
+//!
+//! Clients come back at the time of their Close and a delay of their own after it. Both are spread evenly, so no more come back
+//! in a second than the wider of the two spreads has: the delays are spread as widely as the rate demands, whatever time there
+//! is for the Closes.
+
+use crate::reactor::{DrainOrder, ticks};
+use std::time::Duration;
+
+/// The shortest time over which clients come back.
+const RETURN_WINDOW_MS_MIN: u64 = 1_000;
+
+/// The window is so much longer than the rate demands, one part in this, as even spreads still have edges.
+const RETURN_WINDOW_MARGIN: u64 = 16;
+
+/// What a server that was told to stop does about it, see [`crate::Handle::stop`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Connections open when it was told to.
+    pub clients: u64,
+    /// Their Closes are spread over this time.
+    pub closes_over: Duration,
+    /// They are asked to come back at times spread over this one, each counted from its own Close.
+    pub returns_over: Duration,
+    /// What is left then is cut.
+    pub timeout: Duration,
+    /// Another process serves the address and takes the newcomers; without it they get a 503.
+    pub is_handed_over: bool,
+}
+
+impl Drain {
+    /// For so many clients, of which `reconnect_rate` may come back in a second.
+    pub(super) fn new(clients: u64, reconnect_rate: u32, timeout: Duration, is_handed_over: bool) -> Drain {
+        let spread_ms = clients.saturating_mul(1_000).div_ceil(reconnect_rate.max(1).into());
+        let window_ms = spread_ms.saturating_add(spread_ms / RETURN_WINDOW_MARGIN).max(RETURN_WINDOW_MS_MIN);
+        // Well before the deadline, so that the closing handshakes fit in.
+        let closes_over = (timeout / 5 * 4).min(Duration::from_millis(spread_ms));
+        Drain {
+            clients,
+            closes_over,
+            returns_over: Duration::from_millis(window_ms),
+            timeout,
+            is_handed_over,
+        }
+    }
+
+    /// What each core does.
+    pub(super) fn order(&self) -> DrainOrder {
+        let ms = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+        DrainOrder {
+            timeout_ticks: ticks(ms(self.timeout)),
+            close_ticks: ticks(ms(self.closes_over)),
+            return_window_ms: ms(self.returns_over),
+            leaves: self.is_handed_over,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::{Pace, Returns, TICK_MS};
+    use proptest::prelude::*;
+
+    /// When the clients of all cores come back, in milliseconds from the order: each tells its own in the order it closes
+    /// them.
+    fn returns_ms(drain: &Drain, cores: &[(u32, u32)]) -> Vec<u64> {
+        let order = drain.order();
+        let mut all = Vec::new();
+        for &(clients, start) in cores {
+            let pace = Pace { clients, began_tick: 0, end_tick: order.close_ticks };
+            let mut returns = Returns::new(start, order.return_window_ms);
+            let mut closed = 0;
+            for tick in 0..=order.close_ticks {
+                while closed < pace.due(tick).min(clients) {
+                    closed += 1;
+                    all.push(u64::from(tick) * TICK_MS + returns.next_ms());
+                }
+            }
+            assert_eq!(closed, clients, "all are closed in time");
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// Most that come back within any second.
+    fn peak(returns_ms: &[u64]) -> usize {
+        let in_second =
+            |(at, from): (usize, &u64)| returns_ms[at..].iter().take_while(|to| **to < from + 1_000).count();
+        returns_ms.iter().enumerate().map(in_second).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_second_brings_back_more_than_the_rate(
+            cores in prop::collection::vec((0u32..4_000, any::<u32>()), 1..6),
+            rate in 20u32..5_000,
+            timeout_s in 1u64..90,
+        ) {
+            let clients: u32 = cores.iter().map(|(clients, _)| clients).sum();
+            let drain = Drain::new(clients.into(), rate, Duration::from_secs(timeout_s), false);
+            let returns_ms = returns_ms(&drain, &cores);
+            let last_ms = returns_ms.last().copied().unwrap_or(0);
+            prop_assert!(last_ms <= (drain.closes_over + drain.returns_over).as_millis() as u64 + TICK_MS);
+            // Of the clients of each core the edges of a second may fall on one more.
+            let peak = peak(&returns_ms);
+            prop_assert!(peak <= rate as usize + 2 * cores.len(), "{} at {} a second", peak, rate);
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_come_back_as_announced() {
+        let drain = Drain::new(100_000, 2_000, Duration::from_secs(30), false);
+        assert_eq!(drain.closes_over, Duration::from_secs(24), "faster than the rate, for the deadline");
+        assert_eq!(drain.returns_over, Duration::from_millis(53_125));
+        let peak = peak(&returns_ms(&drain, &[(50_900, 7), (49_100, 1 << 31)]));
+        assert!((1_800..=2_000).contains(&peak), "{peak}");
+    }
+
+    #[test]
+    fn few_go_at_once_and_come_back_within_a_second() {
+        let drain = Drain::new(20, 2_000, Duration::from_secs(30), false);
+        assert_eq!(
+            (drain.closes_over, drain.returns_over),
+            (Duration::from_millis(10), Duration::from_secs(1))
+        );
+        assert_eq!(drain.order().close_ticks, 1);
+    }
+
+    #[test]
+    fn no_time_is_no_time_for_closes() {
+        let drain = Drain::new(1_000_000, 1, Duration::ZERO, true);
+        assert_eq!((drain.order().timeout_ticks, drain.order().close_ticks), (1, 1));
+        assert!(drain.order().leaves);
+    }
+}
