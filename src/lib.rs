@@ -45,4 +45,4 @@ pub use handler::{
 pub use proto::close::CloseReason;
 pub use proto::response::Status;
 pub use reactor::Totals;
-pub use server::{Builder, Handle, Running, Server, StartError};
+pub use server::{Builder, Drain, Handle, Running, Server, StartError};
