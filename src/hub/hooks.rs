@@ -91,7 +91,8 @@ pub enum Connect {
     /// Answer this instead.
     Refuse(Response),
     /// Not known yet: [`crate::Handle::connect`] says so from any thread or task. Until then the handshake waits, and the
-    /// handshake timeout ends it.
+    /// handshake timeout ends it. The limits on its address are looked at once it is accepted: what looks it up bounds its
+    /// own work.
     ///
     /// ```
     /// use megasock::hub::{Connect, Hooks, Mail};

@@ -170,6 +170,7 @@ impl World {
             0..10 => drop(self.carry_mail()),
             10..16 => drop(self.turn(core)),
             16..19 => self.subscribe(client),
+            19 if self.random.one_in(8) => self.drain(core),
             19 => self.command(client, "unsubscribe", ""),
             20..31 => self.publish(client),
             31..33 => self.stall(client),
@@ -210,6 +211,25 @@ impl World {
         core.hub.finish(&mut core.out);
         self.decide(client, decision);
         self.apply(on);
+    }
+
+    /// The core stops, and says so to each connection with a delay of its own; one that waits to be let in is told nothing.
+    fn drain(&mut self, on: usize) {
+        for client in 0..self.clients.len() {
+            let it = &self.clients[client];
+            let (Some(conn), true, deciding) = (it.conn, it.core == on, it.deciding) else { continue };
+            let core = &mut self.cores[on];
+            core.hub.on_drain(conn, client as u64, &mut core.out);
+            let said = core.out.take_actions(Vec::new());
+            assert_eq!(said.len(), usize::from(!deciding), "to sessions, once");
+            for action in said {
+                let Action::Send { to, frame, .. } = action else { panic!("a frame and nothing else") };
+                let header = decode_server_header(&frame).unwrap().expect("a frame");
+                let json = std::str::from_utf8(&frame[header.header_len..]).expect("text");
+                assert_eq!((to, field(json, "type")), (conn, Some("server_shutdown")));
+                assert_eq!(number(json, "reconnectDelay"), client as u64);
+            }
+        }
     }
 
     /// The application lets in all who wait for it.
