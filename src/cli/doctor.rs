@@ -26,7 +26,12 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
     let facts = HostFacts::read();
     let facts = if config.harden { facts.hardened() } else { facts };
     let asked = connections.or(config.max_connections);
-    let wanted = Wanted { reactors: config.reactors, cores: config.cores.clone(), max_connections: asked };
+    let wanted = Wanted {
+        reactors: config.reactors,
+        cores: config.cores.clone(),
+        max_connections: asked,
+        memory_budget_bytes: config.memory_budget_bytes,
+    };
     let plan = capacity::plan(&facts, &wanted);
     let carried = plan.as_ref().ok().map(|plan| plan.connections_total);
     let target = asked.or(carried).unwrap_or(budget::TARGET_CONNECTIONS);
@@ -111,7 +116,8 @@ fn capacity_rows(facts: &HostFacts, target: u64, plan: &Result<Plan, Refusal>) -
             Limit::Memory { .. } => "memory available",
             Limit::CgroupMemory { .. } => "control group memory",
             // The first has its row above, the other among the sysctls.
-            Limit::Nofile { .. } | Limit::Ring | Limit::FileMax { .. } | Limit::Asked => continue,
+            Limit::Nofile { .. } | Limit::Ring | Limit::FileMax { .. } => continue,
+            Limit::Asked | Limit::MemoryBudget { .. } => continue, // the operator's own
         };
         let found = format!("room for {}", grouped(carries));
         let needed = format!("{} B each", grouped(budget::FOOTPRINT_PER_CONNECTION_MAX));
@@ -322,7 +328,11 @@ mod tests {
             (&loaded, "net.netfilter.nf_conntrack_max", Warning),
             (&files, "fs.file-max", Stop),
             (&exempt, "fs.file-max", Warning),
-            (&HostFacts { memory_available_bytes: 1 << 30, ..roomy() }, "memory available", Stop),
+            (
+                &HostFacts { memory_total_bytes: 2 << 30, memory_available_bytes: 1 << 30, ..roomy() },
+                "memory available",
+                Stop,
+            ),
             (&HostFacts { tcp_hash_buckets: Some(262_144), ..roomy() }, "TCP hash", Warning),
             (
                 &HostFacts { netdev_max_backlog: Some(1_000), ..roomy() },

@@ -18,6 +18,8 @@ pub struct Wanted {
     pub cores: Option<Vec<usize>>,
     /// Connections to carry.
     pub max_connections: Option<u64>,
+    /// Memory that server and sockets may take.
+    pub memory_budget_bytes: Option<u64>,
 }
 
 /// What the server will carry.
@@ -63,6 +65,11 @@ pub enum Limit {
     CgroupMemory {
         /// Bytes still free under the limit.
         available_bytes: u64,
+    },
+    /// `memory_budget`.
+    MemoryBudget {
+        /// The budget.
+        budget_bytes: u64,
     },
 }
 
@@ -165,12 +172,14 @@ pub fn slots_per_ring(facts: &HostFacts, reactors: usize, budget: CoreBudget) ->
 }
 
 fn most_connections(facts: &HostFacts, wanted: &Wanted, reactors: usize, per_ring: u64) -> (u64, Limit) {
-    let host = limits(facts, reactors, per_ring).into_iter().min_by_key(|(connections, _)| *connections);
-    let host = host.expect("the ring's limit is always there");
-    match wanted.max_connections {
-        Some(asked) if asked <= host.0 => (asked, Limit::Asked),
-        _ => host,
-    }
+    let asked = wanted.max_connections.map(|asked| (asked, Limit::Asked));
+    let budgeted = wanted.memory_budget_bytes.map(|budget_bytes| {
+        let usable_bytes = budget_bytes / 100 * budget::MEMORY_NEAR.from_percent;
+        (usable_bytes / budget::FOOTPRINT_PER_CONNECTION_MAX, Limit::MemoryBudget { budget_bytes })
+    });
+    let host = limits(facts, reactors, per_ring);
+    let all = asked.into_iter().chain(budgeted).chain(host);
+    all.min_by_key(|(connections, _)| *connections).expect("the ring's limit is always there")
 }
 
 /// Every limit of the host with the connections it permits, for reactors that hold `per_ring` each.
@@ -185,10 +194,12 @@ pub fn limits(facts: &HostFacts, reactors: usize, per_ring: u64) -> Vec<(u64, Li
         limits.push((file_max.saturating_sub(taken), Limit::FileMax { file_max }));
     }
     let available_bytes = facts.memory_available_bytes;
-    limits.push((carried_by(available_bytes), Limit::Memory { available_bytes }));
+    let carried = carried_by(available_bytes, facts.memory_total_bytes);
+    limits.push((carried, Limit::Memory { available_bytes }));
     if let Some(cgroup) = facts.cgroup_memory {
         let available_bytes = cgroup.available_bytes();
-        limits.push((carried_by(available_bytes), Limit::CgroupMemory { available_bytes }));
+        let carried = carried_by(available_bytes, cgroup.limit_bytes);
+        limits.push((carried, Limit::CgroupMemory { available_bytes }));
     }
     limits
 }
@@ -197,9 +208,11 @@ fn ordinary_descriptors(reactors: usize) -> u64 {
     budget::DESCRIPTORS_BASE + budget::DESCRIPTORS_PER_REACTOR * reactors as u64
 }
 
-/// Idle connections this memory holds, an eighth left for buffers in use and everyone else.
-fn carried_by(bytes: u64) -> u64 {
-    (bytes - bytes / 8) / budget::FOOTPRINT_PER_CONNECTION_MAX
+/// Idle connections that `available_bytes` hold: an eighth is left for buffers in use and everyone else, and at least what
+/// must be left of `total_bytes` for newcomers to be let in.
+fn carried_by(available_bytes: u64, total_bytes: u64) -> u64 {
+    let left_bytes = total_bytes / 100 * (100 - budget::MEMORY_NEAR.from_percent);
+    available_bytes.saturating_sub(left_bytes.max(available_bytes / 8)) / budget::FOOTPRINT_PER_CONNECTION_MAX
 }
 
 /// What the fullest of `reactors` holds when `total` connections are spread by hash.
@@ -237,6 +250,9 @@ impl fmt::Display for Limit {
             Limit::CgroupMemory { available_bytes } => {
                 write!(f, "the control group's memory limit: {} MiB left of it", available_bytes >> 20)
             }
+            Limit::MemoryBudget { budget_bytes } => {
+                write!(f, "memory_budget: {} MiB", budget_bytes >> 20)
+            }
         }
     }
 }
@@ -256,6 +272,7 @@ impl Limit {
             Limit::CgroupMemory { .. } => {
                 "raise the memory limit of the container or unit (MemoryMax=)".into()
             }
+            Limit::MemoryBudget { .. } => "raise memory_budget".into(),
         }
     }
 }
@@ -361,8 +378,12 @@ mod tests {
             let plan = plan(facts, &Wanted::default()).unwrap();
             (plan.connections_total, plan.stopped_by)
         };
-        let memory = HostFacts { memory_available_bytes: 8 * 4_400 * 1_000, ..roomy() };
+        let (memory_total_bytes, memory_available_bytes) = (40_000_000, 8 * 4_400 * 1_000);
+        let memory = HostFacts { memory_total_bytes, memory_available_bytes, ..roomy() };
         assert_eq!(connections(&memory), (7_000, Limit::Memory { available_bytes: 35_200_000 }));
+        // Half of it is taken: from 90 % on newcomers are refused, which is more to leave than an eighth of the rest.
+        let half = HostFacts { memory_total_bytes: 2 * memory_available_bytes, ..memory };
+        assert_eq!(connections(&half).0, 8_000 - 1_600);
 
         let cgroup = CgroupMemory { limit_bytes: 4_400 * 1_000, used_bytes: 4_400 * 200 };
         let contained = HostFacts { cgroup_memory: Some(cgroup), ..roomy() };
@@ -383,10 +404,18 @@ mod tests {
 
     #[test]
     fn asking_for_more_than_the_host_permits_names_the_limit() {
-        let facts = HostFacts { memory_available_bytes: 1 << 30, ..roomy() };
+        let facts = HostFacts { memory_total_bytes: 1 << 30, memory_available_bytes: 1 << 30, ..roomy() };
         let plan = plan(&facts, &wanted(Some(1_000_000))).unwrap();
         assert_eq!(plan.stopped_by, Limit::Memory { available_bytes: 1 << 30 });
         assert!(plan.connections_total < 250_000 && plan.connections_total > 200_000, "{plan:?}");
+    }
+
+    #[test]
+    fn a_budget_of_memory_is_a_limit() {
+        let budgeted = Wanted { memory_budget_bytes: Some(440_000_000), ..wanted(Some(1_000_000)) };
+        let plan = plan(&roomy(), &budgeted).unwrap();
+        assert_eq!(plan.stopped_by, Limit::MemoryBudget { budget_bytes: 440_000_000 });
+        assert_eq!(plan.connections_total, 90_000, "up to where newcomers are refused");
     }
 
     #[test]

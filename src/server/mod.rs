@@ -208,6 +208,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             reactors: self.config.reactors,
             cores: self.config.cores.clone(),
             max_connections: self.config.max_connections,
+            memory_budget_bytes: self.config.memory_budget_bytes,
         };
         let serving = if hardened { facts.clone().hardened() } else { facts.clone() };
         let plan = capacity::plan(&serving, &wanted).map_err(StartError::Capacity)?;
