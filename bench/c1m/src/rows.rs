@@ -259,6 +259,9 @@ fn failed(report: &Report) -> bool {
 }
 
 fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run, String> {
+    if options.url.is_some() && matches!(recipe.row, Some(Row::Drain(_))) {
+        return Err("only a server started here can be replaced: leave out --url".into());
+    }
     let interrupted = catch_interrupts()?;
     std::fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
     let cores = Cores::assign(facts, options.pin, recipe.splits && options.url.is_none());

@@ -209,3 +209,48 @@ fn every_attack_is_measured_against_the_honest_alone() {
         assert!(attack["memory"]["rss_peak_bytes"].as_u64() > Some(1 << 20), "{attack:#}");
     }
 }
+
+#[test]
+fn a_server_is_replaced_under_load_and_nobody_is_refused() {
+    const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+    let before = std::fs::read_to_string(MIGRATE).unwrap();
+    if before.trim() != "1" && std::fs::OpenOptions::new().write(true).open(MIGRATE).is_err() {
+        eprintln!("skipped: {MIGRATE} is 0 and not to be changed by this user");
+        return;
+    }
+    let server = megasock();
+    let arguments = ["drain", "--connections", "200", "--newcomers", "50", "--port", "9330"];
+    let own = ["--server", server.to_str().unwrap(), "--server-arg=--reconnect-rate=100/s"];
+    let (output, report) = run("drain", &[&arguments[..], &own].concat());
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let drain = &report["drain"];
+    let expected = [
+        ("clients", 200),
+        ("returned", 200),
+        ("told", 200),
+        ("refused_retry_after", 0),
+        ("refused_in_band", 0),
+        ("refused_unannounced", 0),
+        ("exit_code", 0),
+        ("limit_per_second", 100),
+    ];
+    for (name, count) in expected {
+        assert_eq!(drain[name].as_f64(), Some(f64::from(count)), "{name} in {drain:#}");
+    }
+    assert_eq!(drain["endings"], serde_json::json!({ "close 1012": 200 }));
+    assert!(
+        drain["newcomers"]["opened"].as_u64() > Some(0) && drain["newcomers"]["refused"] == 0,
+        "{drain:#}"
+    );
+    assert!(drain["summary"].to_string().contains("server_shutdown=200"), "{drain:#}");
+    assert_eq!(std::fs::read_to_string(MIGRATE).unwrap(), before, "the setting is put back");
+}
+
+#[test]
+fn only_a_server_started_here_can_be_replaced() {
+    let url = channel_server(|_| Reception::Serve);
+    let (output, _) = run("drain elsewhere", &["drain", "--connections", "5", "--url", &url]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("leave out --url"), "{}", text(&output));
+}

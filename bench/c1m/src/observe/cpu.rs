@@ -40,6 +40,36 @@ impl ProcessCpu {
     }
 }
 
+/// How long threads were ready and waited for a core, and how often they got one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Waits {
+    nanoseconds: u64,
+    slices: u64,
+}
+
+impl Waits {
+    /// So far, of the threads of `pid` whose names begin so.
+    pub(crate) fn of(pid: u32, names: &str) -> Waits {
+        let mut waits = Waits::default();
+        for thread in threads(pid) {
+            if !read(&format!("/proc/{pid}/task/{thread}/comm")).starts_with(names) {
+                continue;
+            }
+            let stat = read(&format!("/proc/{pid}/task/{thread}/schedstat"));
+            let mut numbers = stat.split_whitespace().skip(1).map(|number| number.parse().unwrap_or(0));
+            waits.nanoseconds += numbers.next().unwrap_or(0);
+            waits.slices += numbers.next().unwrap_or(0);
+        }
+        waits
+    }
+
+    /// Microseconds for each time on a core since `before`.
+    pub(crate) fn us_each_since(self, before: Waits) -> f64 {
+        let slices = self.slices.saturating_sub(before.slices).max(1);
+        self.nanoseconds.saturating_sub(before.nanoseconds) as f64 / 1e3 / slices as f64
+    }
+}
+
 /// A process and its descendants.
 pub(crate) fn family(root: u32) -> Vec<u32> {
     let mut pids = vec![root];
@@ -74,6 +104,15 @@ pub(crate) fn host_busy() -> Duration {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    #[test]
+    fn waits_are_those_of_the_named_threads() {
+        let waits = |names| Waits::of(std::process::id(), names);
+        let before = waits("");
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(waits("").slices > before.slices);
+        assert_eq!((waits("no such thread").slices, waits("").us_each_since(waits("")) >= 0.0), (0, true));
+    }
 
     #[test]
     fn time_spent_shows_up_and_an_ended_thread_is_not_forgotten() {

@@ -135,7 +135,7 @@ pub(crate) struct Newcomers {
 pub(crate) struct Attack {
     pub(crate) kind: &'static str,
     pub(crate) attackers: u32,
-    /// Echo latency of the honest, alone just before and then beside the attackers, from when each message was due.
+    /// Echoes of the honest, alone just before and then beside the attackers.
     pub(crate) quiet: Honest,
     pub(crate) beside: Honest,
     pub(crate) p99_ratio: f64,
@@ -152,7 +152,7 @@ pub(crate) struct Attack {
     pub(crate) driver_cores: f64,
 }
 
-/// Echoes at a fixed rate.
+/// Echoes at a fixed rate, each latency from when its message was due.
 #[derive(Serialize, Clone, Copy)]
 pub(crate) struct Honest {
     pub(crate) rate_achieved: f64,
@@ -162,6 +162,11 @@ pub(crate) struct Honest {
     pub(crate) max_us: u64,
     /// Lost connections, and echoes that were wrong or did not come.
     pub(crate) errors: u64,
+    /// How long the driver's rings and the server's reactors were ready and had no core, each time they woke. Part of every
+    /// latency; what the driver waited is no fault of the server.
+    pub(crate) driver_wait_us: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_wait_us: Option<f64>,
 }
 
 /// Resident memory of the server around an attack, against what the attackers' bytes allow.
@@ -235,6 +240,11 @@ pub(crate) fn rows(report: &Report, row: &mut impl FnMut(&str, String, String)) 
             beside.errors + quiet.errors
         );
         row(&format!("{}: honest p99", attack.kind), time(beside.p99_us), ratio);
+        let waited = |honest: &Honest| {
+            let server = honest.server_wait_us.map_or(String::new(), |us| format!(", server {us:.0} µs"));
+            format!("driver {:.0} µs{server}", honest.driver_wait_us)
+        };
+        row("  waited for a core", waited(beside), format!("each time it woke; {} before", waited(quiet)));
         let cores = attack.server_cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
         let ended = format!(
             "{} MB on the wire, {} ended by the server{cores}",
@@ -298,8 +308,16 @@ mod tests {
 
     #[test]
     fn an_attack_is_told_beside_its_quiet_and_bounded_in_memory() {
-        let honest =
-            Honest { rate_achieved: 1.0, p50_us: 10, p99_us: 100, p999_us: 200, max_us: 300, errors: 0 };
+        let honest = Honest {
+            rate_achieved: 1.0,
+            p50_us: 10,
+            p99_us: 100,
+            p999_us: 200,
+            max_us: 300,
+            errors: 0,
+            driver_wait_us: 3.0,
+            server_wait_us: None,
+        };
         let memory = AttackMemory {
             rss_before_bytes: 5 << 20,
             rss_peak_bytes: 75 << 20,
@@ -325,7 +343,12 @@ mod tests {
         let good = report(attack.clone());
         assert!(!broken(&good));
         let text = table::text(&good);
-        assert!(text.contains("2.50× quiet 100 µs") && text.contains("at most 70 MB"), "{text}");
+        assert!(
+            text.contains("2.50× quiet 100 µs")
+                && text.contains("driver 3 µs")
+                && text.contains("at most 70 MB"),
+            "{text}"
+        );
         let swollen = AttackMemory { rss_peak_bytes: 76 << 20, ..memory };
         assert!(broken(&report(Attack { memory: Some(swollen), ..attack.clone() })));
         assert!(broken(&report(Attack { beside: Honest { errors: 1, ..honest }, ..attack })));

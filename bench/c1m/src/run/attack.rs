@@ -5,6 +5,7 @@ use super::{RATE_MIN, Run, achieved};
 use crate::attackers::Attackers;
 use crate::cli::AttackKind;
 use crate::fleet::Fleet;
+use crate::observe::cpu::Waits;
 use crate::observe::memory::{Memory, rss_bytes};
 use crate::report::guard::{Attack, AttackMemory, Honest};
 use std::time::{Duration, Instant};
@@ -91,6 +92,11 @@ impl Run {
     fn honest(&mut self, what: &'static str, per_second: f64, peak: &mut Peak) -> Honest {
         let (load, pid) = (self.options.load, self.pid());
         let before = self.fleet.tally();
+        let waits = || {
+            [(std::process::id(), "ring-"), (pid.unwrap_or(0), "reactor-")]
+                .map(|(pid, names)| Waits::of(pid, names))
+        };
+        let waits_before = waits();
         let joint = self.paced_echoes(what, per_second, load, |_: &Fleet| peak.look(pid));
         let achieved = achieved(&joint, load);
         if achieved < per_second * RATE_MIN {
@@ -99,6 +105,8 @@ impl Run {
                 achieved / per_second * 100.0
             ));
         }
+        let waited = waits();
+        let waited = |side: usize| waited[side].us_each_since(waits_before[side]);
         let after = self.fleet.tally();
         let at = |quantile| joint.latency_us.value_at_quantile(quantile);
         Honest {
@@ -108,6 +116,8 @@ impl Run {
             p999_us: at(0.999),
             max_us: joint.latency_us.max(),
             errors: after.lost - before.lost + after.mismatched - before.mismatched + joint.unanswered,
+            driver_wait_us: waited(0),
+            server_wait_us: pid.map(|_| waited(1)),
         }
     }
 }

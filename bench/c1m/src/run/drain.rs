@@ -22,39 +22,23 @@ impl Run {
         if self.over() {
             return;
         }
-        if let Err(why) = self.replace_server(reconnect_rate, newcomers) {
-            self.note(why);
-        }
-    }
-
-    fn replace_server(&mut self, reconnect_rate: f64, newcomers: f64) -> Result<(), String> {
-        let clients = self.fleet.tally().open;
-        let mut old =
-            self.server.take().ok_or("only a server started here can be replaced: leave out --url")?;
-        let started = self.hand_over(&mut old, reconnect_rate, newcomers, clients);
-        match started {
-            Ok(server) => {
-                self.server = Some(server);
-                Ok(())
-            }
+        let Some(mut old) = self.server.take() else { return };
+        match self.hand_over(&mut old, reconnect_rate, newcomers) {
+            Ok(new) => self.server = Some(new),
             Err(why) => {
                 self.server = Some(old);
+                // Nothing was replaced: a failed run.
                 self.report.drain = Some(Drain::default());
-                Err(why)
+                self.note(why);
             }
         }
     }
 
-    fn hand_over(
-        &mut self,
-        old: &mut Server,
-        rate: f64,
-        newcomers: f64,
-        clients: u64,
-    ) -> Result<Server, String> {
+    fn hand_over(&mut self, old: &mut Server, rate: f64, newcomers: f64) -> Result<Server, String> {
         let _migrate = Migrate::on()?;
         let stream = Stream::start(&self.target, newcomers)?;
         let before = self.fleet.tally();
+        let clients = before.open;
         self.fleet.hold(REST, |_| {});
         let mut new = old.start_beside()?;
         let signalled = Instant::now();

@@ -1,9 +1,10 @@
 //! Running the driver's binary and reading what it leaves.
 
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
+use std::time::SystemTime;
 
 pub fn c1m(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c1m"));
@@ -36,13 +37,14 @@ pub fn text(output: &Output) -> String {
 }
 
 /// The server's own program. The workspace's tests have built it already; where this package is tested alone, it may have to
-/// be. Built again and again it would be with other features than the tests', and all of it.
+/// be. Built every time it would be with other features than the tests', and all of it.
 #[allow(dead_code, reason = "not every test starts it")]
 pub fn megasock() -> PathBuf {
     static BUILT: Once = Once::new();
     let program = PathBuf::from(env!("CARGO_BIN_EXE_c1m")).with_file_name("megasock");
     BUILT.call_once(|| {
-        if program.exists() {
+        let sources = newest(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src")));
+        if program.metadata().and_then(|built| built.modified()).is_ok_and(|built| built >= sources) {
             return;
         }
         let release = program.parent().is_some_and(|folder| folder.ends_with("release"));
@@ -52,4 +54,15 @@ pub fn megasock() -> PathBuf {
         assert!(build.status().expect("cargo runs").success(), "the server does not build");
     });
     program
+}
+
+/// When a file below `folder` was last changed.
+#[allow(dead_code, reason = "only for the above")]
+fn newest(folder: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let changed = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => newest(&entry.path()),
+        false => entry.metadata().unwrap().modified().unwrap(),
+    });
+    changed.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
