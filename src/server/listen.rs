@@ -6,7 +6,14 @@
 
 use super::StartError;
 use crate::sys::socket;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the address of a process that has just ended may stay taken: the kernel tears its rings down, which hold its
+/// listeners, after the process has gone.
+const FREED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where a server listens.
 pub(super) struct Place {
@@ -25,7 +32,7 @@ pub(super) fn listen_all(
     if !replaces {
         // A second server of the same user would silently take half of the connections of the first. Binding once without
         // SO_REUSEPORT finds out.
-        TcpListener::bind(address).map_err(failed)?;
+        bind_alone(address).map_err(failed)?;
     }
     let first = socket::listen(address).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
@@ -38,6 +45,19 @@ pub(super) fn listen_all(
         return Err(StartError::Replace(bound));
     }
     Ok((listeners, place))
+}
+
+/// Binds without sharing, once whoever has ended here is gone for good.
+fn bind_alone(address: SocketAddr) -> io::Result<TcpListener> {
+    let began = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < FREED_WITHIN => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 impl Place {
@@ -53,5 +73,20 @@ impl Place {
     /// Whether another process takes over what is left to it here.
     pub fn has_successor(&self) -> bool {
         socket::listeners_hand_over() && self.is_shared()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_freed_in_a_moment_is_waited_for_and_one_that_stays_taken_is_not() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(bind_alone(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let waiting = thread::spawn(move || bind_alone(address).map(drop));
+        drop(taken);
+        assert!(waiting.join().unwrap().is_ok());
     }
 }

@@ -122,3 +122,21 @@ test("in production more subscriptions than the rate allows at once come back, n
   for (const { recovered } of await Promise.all(back)) assert.equal(recovered, true);
   assert.deepEqual(refused, []);
 });
+
+test("a drain tells everybody when to come back", async t => {
+  const own = await Server.start("--reconnect-rate", "2/s");
+  t.after(() => own.stop());
+  const clients = Array.from({ length: 6 }, () => arrive(t, own, {}));
+  await Promise.all(clients.map(client => client.opened()));
+  const shutdowns = clients.map(client => event(client, "shutdown"));
+  const endings = clients.map(client => state(client, "waiting"));
+  await own.stop();
+  const delays = (await Promise.all(shutdowns)).map(({ reason, reconnectDelayMs }) => {
+    assert.equal(typeof reason, "string");
+    return reconnectDelayMs;
+  });
+  assert.ok(new Set(delays).size > 1, String(delays));
+  for (const [at, { code, delayMs }] of (await Promise.all(endings)).entries()) assert.deepEqual([code, delayMs], [1012, delays[at]]);
+  await own.startAgain();
+  await Promise.all(clients.map(client => client.opened()));
+});
