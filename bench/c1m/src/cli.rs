@@ -134,7 +134,7 @@ const PAYLOAD_BYTES: usize = 64;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pin {
-    /// Split for echo, pipeline, fanout, slow, churn and attack, share otherwise
+    /// Split for echo, pipeline, fanout, slow, churn, storm --schedule, drain and attack, share otherwise
     Auto,
     /// The first half of the cores for the server, the second half for the driver
     Split,

@@ -22,14 +22,18 @@ pub(crate) struct Homecoming {
     pub(crate) refused_unannounced: u64,
     /// Told to stay away.
     pub(crate) stopped: u64,
-    /// Clients the server welcomed, at most, in a second and in a tenth of one.
+    /// Clients welcomed, at most, in a second and in a tenth of one, as the driver saw it; and of those of a second the ones
+    /// that asked in it too, so that the server did welcome them in it.
     pub(crate) peak_1s: u64,
     pub(crate) peak_100ms: u64,
-    /// What the server was told to keep to, and the worst second over it.
+    pub(crate) peak_1s_certain: u64,
+    /// What the server was told to keep to, and the worst second over it, as seen and for certain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_over_limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certain_over_limit: Option<f64>,
     /// From a client's cut to its being back.
     pub(crate) away_p50_ms: u64,
     pub(crate) away_p99_ms: u64,
@@ -45,7 +49,8 @@ impl Homecoming {
             let last = returns.away_ms.len().saturating_sub(1);
             returns.away_ms.get((last as f64 * quantile) as usize).copied().unwrap_or(0).into()
         };
-        let peak_1s = returns.welcomed.peak_1s();
+        let [peak_1s, peak_1s_certain] = [returns.welcomed.peak_1s(), returns.answered.peak_1s()];
+        let over = |peak: u64| limit_per_second.map(|limit| peak as f64 / limit);
         Homecoming {
             clients,
             returned: returns.away_ms.len() as u64,
@@ -58,8 +63,10 @@ impl Homecoming {
             stopped: returns.stopped,
             peak_1s,
             peak_100ms: returns.welcomed.peak_100ms(),
+            peak_1s_certain,
             limit_per_second,
-            peak_over_limit: limit_per_second.map(|limit| peak_1s as f64 / limit),
+            peak_over_limit: over(peak_1s),
+            certain_over_limit: over(peak_1s_certain),
             away_p50_ms: away(0.5),
             away_p99_ms: away(0.99),
             away_max_ms: away(1.0),
@@ -80,12 +87,18 @@ impl Homecoming {
             count(self.refused_unannounced)
         );
         row("refused", count(announced + self.refused_unannounced), how);
-        let limit = match (self.limit_per_second, self.peak_over_limit) {
-            (Some(limit), Some(over)) => format!(", {over:.2} of the limit {}/s", count(limit as u64)),
+        let limit = match (self.limit_per_second, self.peak_over_limit, self.certain_over_limit) {
+            (Some(limit), Some(seen), Some(certain)) => {
+                format!("; {seen:.2} of the limit {}/s, {certain:.2} for certain", count(limit as u64))
+            }
             _ => String::new(),
         };
-        let burst = format!("{} in 100 ms{limit}", count(self.peak_100ms));
-        row("back in the worst second", count(self.peak_1s), burst);
+        let burst = format!(
+            "{} for certain, {} in 100 ms{limit}",
+            count(self.peak_1s_certain),
+            count(self.peak_100ms)
+        );
+        row("welcomed in the worst second", count(self.peak_1s), burst);
         let [p50, p99, max] =
             [self.away_p50_ms, self.away_p99_ms, self.away_max_ms].map(|ms| time(ms * 1_000));
         row("away p50", p50, format!("p99 {p99}, max {max}"));
@@ -275,6 +288,7 @@ mod tests {
         let mut returns =
             Returns { attempts: 6, attempts_most: 3, away_ms: vec![900, 100, 500], ..Returns::default() };
         [100_000, 150_000, 2_000_000].into_iter().for_each(|us| returns.welcomed.note(us));
+        returns.answered.note(1_900_000, 2_000_000);
         returns
     }
 
@@ -284,6 +298,7 @@ mod tests {
         assert_eq!((home.clients, home.returned, home.attempts_per_client), (3, 3, 2.0));
         assert_eq!((home.away_p50_ms, home.away_max_ms), (500, 900));
         assert_eq!((home.peak_1s, home.peak_100ms, home.peak_over_limit), (2, 2, Some(0.5)));
+        assert_eq!((home.peak_1s_certain, home.certain_over_limit), (1, Some(0.25)));
     }
 
     #[test]

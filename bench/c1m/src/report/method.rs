@@ -27,7 +27,8 @@ const METHOD: [(&str, &str); 13] = [
         "From the first cut to the last connection open again: as fast as it goes, or, where there are attempts, each client \
          by itself as clients/js does: after a cut a random delay below 1 s, after the n-th failure in a row one below \
          min(30 s, 1 s x 2^n), after a hint exactly that. A browser does not see Retry-After, so it is counted and not \
-         followed. Peaks are over any second, and any tenth of one, of welcomes as they reach the driver.",
+         followed. Peaks are over any second, and any tenth of one, of welcomes as they reach the driver, which \
+         is later than they were given while both ends are busy; certain are those also asked for in that second.",
     ),
     (
         "drain",

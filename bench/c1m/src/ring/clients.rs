@@ -7,7 +7,7 @@
 use super::Ring;
 use super::peer::Phase;
 use super::work::Kind;
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrivals, Within};
 use crate::backoff::{Backoff, Meaning};
 use megasock::ds::{Timer, Timers, Wheel};
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ struct Client {
     hint_ms: Option<u32>,
     /// When it was welcomed, in ticks; `None` while it is not.
     welcome_at: Option<u32>,
+    /// When its request was sent, in ticks.
+    asked_at: u32,
     /// When it was cut, in ticks; until it is back.
     away_since: Option<u32>,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Returns {
     /// Attempts as they began, and welcomes.
     pub(crate) began: Arrivals,
     pub(crate) welcomed: Arrivals,
+    /// From each request to its welcome.
+    pub(crate) answered: Within,
     /// From a client's cut to its being back, in milliseconds.
     pub(crate) away_ms: Vec<u32>,
 }
@@ -89,6 +93,7 @@ impl Returns {
         }
         self.began.add(&other.began);
         self.welcomed.add(&other.welcomed);
+        self.answered.add(&other.answered);
         self.away_ms.extend(other.away_ms);
     }
 
@@ -194,12 +199,23 @@ impl Ring {
         self.connect(slot);
     }
 
+    /// The client's request is on its way.
+    pub(super) fn asked(&mut self, slot: u32) {
+        let now = tick(self.now_us);
+        if let Some(clients) = self.returning() {
+            clients.table.0[slot as usize].asked_at = now;
+        }
+    }
+
     /// The server's first frame, or where it has none to say the upgrade.
     pub(super) fn welcomed(&mut self, slot: u32) {
         let now_us = self.now_us;
         let Some(clients) = self.returning() else { return };
-        clients.table.0[slot as usize].welcome_at = Some(tick(now_us));
-        clients.returns.welcomed.note(now_us.saturating_sub(clients.from_us));
+        let client = &mut clients.table.0[slot as usize];
+        client.welcome_at = Some(tick(now_us));
+        let after = |us: u64| us.saturating_sub(clients.from_us);
+        clients.returns.welcomed.note(after(now_us));
+        clients.returns.answered.note(after(u64::from(client.asked_at) * 1_000), after(now_us));
     }
 
     /// The client is where it was before.

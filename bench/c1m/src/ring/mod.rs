@@ -243,6 +243,7 @@ impl Ring {
             Speech::Echo | Speech::Topic | Speech::Channels => {
                 let request = self.spec.target.request(self.number(slot));
                 self.say(slot, request);
+                self.asked(slot);
             }
         }
         self.io.poll(id);

@@ -64,10 +64,11 @@ impl Run {
     }
 
     pub(super) fn judge_peak(&mut self, home: &Homecoming) {
-        if let (Some(over), Some(limit)) = (home.peak_over_limit, home.limit_per_second)
+        if let (Some(over), Some(limit)) = (home.certain_over_limit, home.limit_per_second)
             && over > PEAK_OVER_LIMIT_MAX
         {
-            self.note(format!("{} were welcomed in one second, where the limit is {limit}/s", home.peak_1s));
+            let peak = home.peak_1s_certain;
+            self.note(format!("{peak} were welcomed in one second, where the limit is {limit}/s"));
         }
     }
 }
