@@ -32,6 +32,9 @@ const TOPIC_BYTES: usize = 512;
 /// Topics looked at each second: for news to be told, for what has aged, for those that may go. The others come later.
 const LOOKED_AT_PER_TICK: usize = 4_096;
 
+/// Tables that are emptier than one in so many give memory back.
+const SPARSE: usize = 8;
+
 /// All topics of this core.
 pub struct Homes {
     options: Arc<Options>,
@@ -541,6 +544,17 @@ impl Homes {
             let topic = self.topics.remove(number as usize);
             self.by_name.remove(&topic.name);
         }
+        self.give_back();
+    }
+
+    /// After a flood of names: gives back the memory they took, as far as no topic lies behind it.
+    fn give_back(&mut self) {
+        if self.by_name.len() < self.by_name.capacity() / SPARSE {
+            self.by_name.shrink_to(self.by_name.len() * 2);
+        }
+        if self.topics.len() < self.topics.capacity() / SPARSE {
+            self.topics.shrink_to_fit();
+        }
     }
 }
 
@@ -570,5 +584,47 @@ pub fn give_answer(
             call.answer = Some(answer);
             links.answer(from, call, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lease::Budget;
+    use super::super::limit::Limits;
+    use super::super::token::Keys;
+    use super::*;
+    use crate::hub::Namespaces;
+
+    fn homes() -> Homes {
+        Homes::new(Arc::new(Options {
+            namespaces: Namespaces::default(),
+            topics_per_connection_max: 1,
+            send_queue_bytes_max: 1 << 20,
+            replay_bytes_max: 1 << 20,
+            history_bytes_max: 64 << 20,
+            slow_budget: Budget::new(0),
+            server_id: "n".into(),
+            ping_interval_ms: 0,
+            takes_names: true,
+            keys: Keys::default(),
+            anonymous: false,
+            refuse_in_band: false,
+            limits: Limits::NONE,
+        }))
+    }
+
+    #[test]
+    fn a_flood_of_names_leaves_no_memory_behind() {
+        let mut homes = homes();
+        for number in 0..50_000 {
+            let topic = homes.topic(&Name::new(&number.to_string()));
+            homes.note_empty(topic);
+        }
+        assert_eq!(homes.len(), 50_000);
+        for second in 0..=50_000 / LOOKED_AT_PER_TICK as u64 {
+            homes.on_tick(LINGER_MS + second, &mut Links::default(), &mut Outbox::default());
+        }
+        assert_eq!(homes.len(), 0);
+        assert!(homes.topics.capacity() < 100 && homes.by_name.capacity() < 100);
     }
 }
