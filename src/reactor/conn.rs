@@ -87,7 +87,12 @@ pub(super) struct Conn {
     pub phase: Phase,
     /// Why it ends; meaningful after `Open`.
     pub reason: CloseReason,
+    /// Input that came after our last words, in blocks of [`IGNORED_BLOCK_BYTES`].
+    ignored_blocks: u16,
 }
+
+/// So many bytes that a count of 16 bits ends at 4 MiB.
+const IGNORED_BLOCK_BYTES: usize = 64;
 
 impl Conn {
     pub fn new(peer: SocketAddr, due_tick: u32) -> Conn {
@@ -101,7 +106,15 @@ impl Conn {
             due_tick,
             phase: Phase::Request,
             reason: CloseReason::InternalError,
+            ignored_blocks: 0,
         }
+    }
+
+    /// Counts input that came after our last words; false when it is too much to be what was on its way.
+    pub fn ignore(&mut self, bytes: usize) -> bool {
+        let blocks = bytes.div_ceil(IGNORED_BLOCK_BYTES).try_into().unwrap_or(u16::MAX);
+        self.ignored_blocks = self.ignored_blocks.saturating_add(blocks);
+        self.ignored_blocks < u16::MAX
     }
 
     /// Who is at the other end: the client, as far as it is known yet.

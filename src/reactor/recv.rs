@@ -170,6 +170,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     fn handle_bytes(&mut self, id: ConnId, owner: Owner, received: usize) {
         let Some(conn) = self.conn(id) else { return };
+        let is_ending = !matches!(conn.phase, Phase::Open | Phase::Request | Phase::Deciding);
+        if is_ending && !conn.ignore(received) {
+            // It goes on as if nothing had been said: reading that until the close deadline would be work for nothing.
+            return self.release(id);
+        }
         match conn.phase {
             Phase::Open | Phase::Closing => self.read_frames(id, owner, 0..received),
             Phase::Request | Phase::Deciding => {

@@ -47,6 +47,27 @@ fn a_close_with_more_behind_it_lingers_so_that_no_reset_overtakes_ours() {
 }
 
 #[test]
+fn who_goes_on_after_our_close_as_if_nothing_had_been_said_is_cut() {
+    let closed_by_handler: fn(&mut Rig, Peer) = |rig, peer| close_by_handler(rig, peer, 4_000);
+    let violated: fn(&mut Rig, Peer) = |rig, peer| rig.arrive(peer, UNMASKED);
+    for (end, reason) in
+        [(closed_by_handler, CloseReason::HandlerClosed), (violated, CloseReason::ProtocolError)]
+    {
+        let mut rig = Rig::new();
+        let peer = rig.open();
+        end(&mut rig, peer);
+        let flood = text(&"x".repeat(60_000)).repeat(4);
+        let floods = (4 << 20) / flood.len();
+        (1..floods).for_each(|_| rig.arrive(peer, &flood));
+        assert!(!rig.peer(peer).gone, "it may have been on its way");
+        (0..3).for_each(|_| rig.arrive(peer, &flood));
+        assert!(rig.peer(peer).gone);
+        assert_eq!(rig.reason(peer), Some(reason));
+        rig.finish();
+    }
+}
+
+#[test]
 fn a_close_and_the_end_of_input_at_once() {
     let mut rig = Rig::new();
     let peer = rig.open();
