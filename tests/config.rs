@@ -460,6 +460,8 @@ fn production_wants_keys_origins_and_limits() {
     assert!(text.contains("production (DIR/megasock.toml): is on, but origins is any"), "{text}");
     let origins = "production = true\norigins = [\"https://app.example.com\"]\n";
     assert!(keyring.load(&format!("{origins}{key}")).is_ok());
+    let text = keyring.load(&format!("{origins}[key]\n")).unwrap_err();
+    assert!(text.contains("there is no key to verify tokens with"), "an empty table is no key: {text}");
     keyring.put("secret", b"short", 0o600);
     let text = keyring.load(&format!("{origins}{key}")).unwrap_err();
     assert!(text.lines().count() == 2 && text.contains("fewer than 32 bytes"), "{text}");

@@ -67,7 +67,8 @@ type Complaint = (String, String);
 impl Loading {
     /// Reads all keys of a file.
     pub(super) fn keys(&mut self, all: &toml::Value, origin: &Origin) {
-        self.names_keys = true;
+        // An empty table names none, and production would be open; what is no table is a mistake of its own.
+        self.names_keys = all.as_table().is_none_or(|tables| !tables.is_empty());
         KEYS.refuse_others(all, origin, self);
         for (name, keys) in Section::<KeyFile>::tables(all) {
             self.key(name, keys, origin);

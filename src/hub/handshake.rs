@@ -1,10 +1,11 @@
 //! The way in: from a request to a session, on one path.
 //!
-//! 1. Is the server ready, and are newcomers within their rate? (503)
+//! 1. Is the server ready? (503)
 //! 2. What does the token say? (401) Without keys, what does `?user=` say, where that is believed?
 //! 3. What does the application say? It may answer later, from any thread.
 //! 4. Does the address have room? Its home core answers. (429)
-//! 5. The upgrade is accepted, and the session made.
+//! 5. Are newcomers within their rate? (503) Asked last, so that those who are refused take nothing from the others.
+//!    The upgrade is accepted, and the session made.
 //!
 //! A [`Newcomer`] is what is kept between the steps. One that goes away meanwhile is forgotten; where its address had let it
 //! in already, that is taken back. A refusal never says what was wrong with a token, and nothing here logs one.
@@ -79,9 +80,6 @@ impl<K: Hooks> Hub<K> {
         if !request.is_ready {
             return Err(Refusal::Limit(Limit::Readiness));
         }
-        if !take(&mut self.accepts, 1, self.accepts_rate.as_ref(), out.unix_ms()) {
-            return Err(Refusal::Limit(Limit::Accepts));
-        }
         let pass = self.pass_of(request, out.unix_ms() / 1_000)?;
         let accepted = match self.hooks.on_connect(request, pass.bearer.as_deref()) {
             Connect::Accept { user } => Some(checked(user)?),
@@ -139,7 +137,7 @@ impl<K: Hooks> Hub<K> {
     /// Step 4: asks the address's home core, where addresses are counted.
     pub(super) fn go_on(&mut self, conn: ConnId, newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
         if newcomer.accepted.is_some() && !self.options.limits.of_addresses() {
-            return self.let_in(conn, newcomer);
+            return self.let_in(conn, newcomer, out);
         }
         if newcomer.accepted.is_some() {
             let address = newcomer.address;
@@ -161,7 +159,7 @@ impl<K: Hooks> Hub<K> {
     ) {
         match (self.newcomers.remove(&conn), refused) {
             (Some(newcomer), None) => {
-                let decision = self.let_in(conn, newcomer);
+                let decision = self.let_in(conn, newcomer, out);
                 out.decide(conn, decision);
             }
             (Some(newcomer), Some(limit)) => {
@@ -175,8 +173,14 @@ impl<K: Hooks> Hub<K> {
     }
 
     /// Step 5.
-    fn let_in(&mut self, conn: ConnId, newcomer: Newcomer) -> Decision {
+    fn let_in(&mut self, conn: ConnId, newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
         let Newcomer { address, offers_subprotocol, pass, accepted } = newcomer;
+        if !take(&mut self.accepts, 1, self.accepts_rate.as_ref(), out.unix_ms()) {
+            if self.options.limits.of_addresses() {
+                self.depart(address, out);
+            }
+            return self.turn_away(Refusal::Limit(Limit::Accepts), offers_subprotocol);
+        }
         self.sessions.insert(conn, Session::new(conn, accepted.flatten()));
         if self.options.watches() {
             self.guards.insert(conn, address, pass);

@@ -86,6 +86,9 @@ impl AddAssign for Refusals {
     }
 }
 
+/// Newcomers that one core lets in at once, however small its share: few come so evenly as shares are.
+const ACCEPTS_AT_ONCE_MIN: u64 = 4;
+
 /// Settings of limits on connections and rates. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -128,7 +131,7 @@ impl Limits {
     /// rest can wait.
     pub fn accepts_of_core(&self, cores: usize) -> Option<Rate> {
         let of_core = u64::from(self.accepts_per_s?).div_ceil(cores.max(1) as u64);
-        Some(Rate::new(of_core, of_core / 10))
+        Some(Rate::new(of_core, (of_core / 10).max(ACCEPTS_AT_ONCE_MIN)))
     }
 }
 

@@ -271,9 +271,12 @@ impl<K: Hooks> Handler for Hub<K> {
 
     fn on_control(&mut self, conn: ConnId, bytes: usize, out: &mut Outbox<Mail>) {
         if let Err(limit) = self.guards.charge(conn, bytes, &self.options.limits, out.unix_ms()) {
-            // Nothing can be said about a ping but by the close.
+            // Nothing can be said about a ping but by the close. Some are forgiven, like commands: the one that is too many may be
+            // the pong to our own ping.
             self.refusals.count(limit);
-            self.end(conn, limit.reason(), out);
+            if self.sessions.get(conn).is_some_and(|session| !session.forgive(out.unix_ms())) {
+                self.end(conn, limit.reason(), out);
+            }
         }
     }
 

@@ -75,7 +75,7 @@ macro_rules! token_errors {
             /// All there are.
             pub const ALL: &[TokenError] = &[$(TokenError::$error),+];
 
-            /// Its label in metrics.
+            /// Its name in the log.
             pub const fn name(self) -> &'static str {
                 match self { $(TokenError::$error => $name,)+ }
             }

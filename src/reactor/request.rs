@@ -217,8 +217,20 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return self.begin_release(id, CloseReason::HandshakeTimeout);
         }
         self.abandon(id);
-        let status = if undecided { Status::Unavailable } else { Status::RequestTimeout };
-        let response = Response::refuse(status, status.phrase());
+        let response = match undecided {
+            true => {
+                // Those who waited for the same answer are not to come back together.
+                let retry_after_s = (1 + self.random_below(10)).to_string();
+                let headers = [("Retry-After", &*retry_after_s)];
+                Response::new(
+                    Status::Unavailable,
+                    "text/plain; charset=utf-8",
+                    &headers,
+                    b"No answer in time.\n",
+                )
+            }
+            false => Response::refuse(Status::RequestTimeout, Status::RequestTimeout.phrase()),
+        };
         self.counters.responses.add(1);
         self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeTimeout);
     }

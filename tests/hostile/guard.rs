@@ -256,6 +256,8 @@ fn row_16_newcomers_of_all_together() {
     let mut let_in = 0;
     for _ in 0..20 {
         let mut client = guarded.ask_in("/ws", "");
+        // Who is refused for another reason takes nothing from those who are let in.
+        assert_eq!(guarded.refused("/ws?user=eve", "").status, 401);
         match client.response() {
             response if response.status == 101 => let_in += 1,
             response => {
@@ -264,7 +266,8 @@ fn row_16_newcomers_of_all_together() {
             }
         }
     }
-    assert!((1..=2 + begin.elapsed().as_secs()).contains(&let_in), "{let_in} let in");
+    // Two cores: four at once each, and one a second.
+    assert!((1..=8 + 2 * (1 + begin.elapsed().as_secs())).contains(&let_in), "{let_in} let in");
     guarded.server.assert_serves();
 }
 
@@ -496,7 +499,7 @@ fn row_16_connections_of_one_user() {
 #[test]
 fn row_34_pings_over_the_rate() {
     let mut guarded = Guarded::start_production("pings", "message_rate = \"1/s\"");
-    let flood = frames::frame(frames::FIN | PING, b"ping").repeat(50);
+    let flood = frames::frame(frames::FIN | PING, b"ping").repeat(250);
     let mut client = guarded.enter("");
     client.offer(&flood, PATIENCE);
     let mut pongs = 0;
@@ -508,17 +511,20 @@ fn row_34_pings_over_the_rate() {
         }
         pongs += 1;
     }
-    assert!((2..=5).contains(&pongs), "{pongs} pongs: two at once, and one a second");
+    assert!(
+        (100..=108).contains(&pongs),
+        "{pongs} pongs: the errors of a minute, two at once, and one a second"
+    );
     drop(client);
     // Pongs nobody asked for are counted like pings.
     let mut client = guarded.enter("");
-    client.offer(&frames::frame(frames::FIN | PONG, b"").repeat(50), PATIENCE);
+    client.offer(&frames::frame(frames::FIN | PONG, b"").repeat(250), PATIENCE);
     assert_eq!(client.close_frame().close_code(), Some(1008));
     drop(client);
     // On /echo there is no rate.
     let mut echo = guarded.server.open();
     echo.send(&flood);
-    (0..50).for_each(|_| assert_eq!(echo.frame().opcode, PONG));
+    (0..250).for_each(|_| assert_eq!(echo.frame().opcode, PONG));
     drop(echo);
     guarded.server.assert_serves();
     assert_closed(guarded, "message_rate_exceeded", 2);
