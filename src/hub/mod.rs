@@ -281,9 +281,11 @@ impl<K: Hooks> Handler for Hub<K> {
     }
 
     fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) {
-        if self.has(conn) {
-            let frame = wire::frame(|json| event::append_server_shutdown(json, RESTART, reconnect_delay_ms));
-            out.send_frame(conn, frame);
+        let Some(session) = self.sessions.get(conn) else { return };
+        if session.is_welcomed() {
+            send_shutdown(conn, reconnect_delay_ms, out);
+        } else {
+            session.rare().reconnect_delay_ms = Some(reconnect_delay_ms); // the welcome is the first frame
         }
     }
 
@@ -359,12 +361,16 @@ impl<K: Hooks> Hub<K> {
     fn welcome(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
         let Some(session) = self.sessions.get(conn) else { return };
         session.set_welcomed();
+        let reconnect_delay_ms = session.take_reconnect_delay();
         let user = session.user().map(|user| &**user);
         let (id, options) = (wire::connection_id(out.core(), conn), &self.options);
         let frame = wire::frame(|json| {
             event::append_welcome(json, &id, user, &options.server_id, options.ping_interval_ms);
         });
         out.send_frame(conn, frame);
+        if let Some(delay_ms) = reconnect_delay_ms {
+            send_shutdown(conn, delay_ms, out);
+        }
         self.hooks.on_open(&Client { conn, core: self.links.core(), user });
         self.guards.schedule(conn, seconds(out));
     }
@@ -396,6 +402,14 @@ impl<K: Hooks> Hub<K> {
 /// The wall clock, in seconds since 1970, as tokens count.
 fn seconds(out: &Outbox<Mail>) -> u32 {
     u32::try_from(out.unix_ms() / 1_000).unwrap_or(u32::MAX)
+}
+
+/// Tells a client when to come back.
+fn send_shutdown(conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) {
+    out.send_frame(
+        conn,
+        wire::frame(|json| event::append_server_shutdown(json, RESTART, reconnect_delay_ms)),
+    );
 }
 
 #[cfg(test)]

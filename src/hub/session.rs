@@ -62,6 +62,8 @@ pub struct Rare {
     pub owed_bytes: usize,
     /// A `leave_all` under way: its id, the rooms, and how many are still to be left.
     pub leaving: Option<(Option<Box<str>>, Vec<Name>, usize)>,
+    /// The server stops, and it has not been welcomed yet: when it is to come back.
+    pub reconnect_delay_ms: Option<u64>,
 }
 
 impl Session {
@@ -180,12 +182,20 @@ impl Session {
         next
     }
 
+    /// When it is to come back, if it could not be told yet.
+    pub fn take_reconnect_delay(&mut self) -> Option<u64> {
+        let delay_ms = self.rare.as_mut()?.reconnect_delay_ms.take();
+        self.forget_rare();
+        delay_ms
+    }
+
     fn forget_rare(&mut self) {
-        if self
-            .rare
-            .as_ref()
-            .is_some_and(|rare| rare.waiting.is_empty() && rare.owed_bytes == 0 && rare.leaving.is_none())
-        {
+        if self.rare.as_ref().is_some_and(|rare| {
+            rare.waiting.is_empty()
+                && rare.owed_bytes == 0
+                && rare.leaving.is_none()
+                && rare.reconnect_delay_ms.is_none()
+        }) {
             self.rare = None;
         }
     }

@@ -419,6 +419,21 @@ mod tests {
     }
 
     #[test]
+    fn who_replaces_a_server_carries_as_many() {
+        let before = plan(&small_nofile(), &wanted(Some(1_000_000))).unwrap();
+        let cgroup_memory = Some(CgroupMemory { limit_bytes: 20 << 30, used_bytes: 15 << 30 });
+        let beside = HostFacts {
+            memory_available_bytes: 1 << 30,
+            files_open: Some(2_000_000),
+            cgroup_memory,
+            ..small_nofile()
+        };
+        assert!(plan(&beside, &wanted(Some(1_000_000))).is_err(), "what is left over is too little");
+        let replacing = plan(&beside.replacing(), &wanted(Some(1_000_000))).unwrap();
+        assert_eq!(replacing.connections_total, before.connections_total);
+    }
+
+    #[test]
     fn a_single_reactor_holds_exactly_what_was_asked() {
         let plan = plan(&roomy(), &Wanted { reactors: Some(1), ..wanted(Some(4)) }).unwrap();
         assert_eq!((plan.connections_total, plan.connections_per_reactor, plan.reactors), (4, 4, 1));

@@ -211,6 +211,8 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             memory_budget_bytes: self.config.memory_budget_bytes,
         };
         let serving = if hardened { facts.clone().hardened() } else { facts.clone() };
+        // Planned from what the other one leaves over, it would be too small for good.
+        let serving = if self.config.replace { serving.replacing() } else { serving };
         let plan = capacity::plan(&serving, &wanted).map_err(StartError::Capacity)?;
         let (listeners, place) = listen::listen_all(self.config.listen, plan.reactors, self.config.replace)?;
         let rings = prepare_rings(&plan).map_err(|error| cannot_make_ring(&error, &facts, &plan))?;

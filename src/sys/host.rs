@@ -176,6 +176,16 @@ impl HostFacts {
         self
     }
 
+    /// What there will be for a process that replaces another of its kind: what that one holds now comes over or is freed.
+    pub fn replacing(mut self) -> HostFacts {
+        self.memory_available_bytes = self.memory_total_bytes;
+        if let Some(group) = &mut self.cgroup_memory {
+            group.used_bytes = 0;
+        }
+        self.files_open = Some(0);
+        self
+    }
+
     /// RLIMIT_MEMLOCK, in bytes, unless this process is exempt from it.
     pub fn memlock_binding_bytes(&self) -> Option<u64> {
         (!self.capabilities.ipc_lock && self.memlock_bytes != UNLIMITED).then_some(self.memlock_bytes)

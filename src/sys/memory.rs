@@ -6,9 +6,6 @@
 
 use std::fs;
 
-/// Bytes of a page in the figures of `/proc`.
-const PAGE_BYTES: u64 = 4096;
-
 /// Free bytes inside the heaps from which on they are given back, at least.
 const FREE_BYTES_MIN: usize = 128 << 10;
 
@@ -19,7 +16,14 @@ const MAPPED_BYTES_MIN: libc::c_int = 256 * 1024;
 /// Resident memory of this process, in bytes; 0 where `/proc` does not say.
 pub fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    resident_pages(&statm).unwrap_or(0) * PAGE_BYTES
+    resident_pages(&statm).unwrap_or(0) * page_bytes()
+}
+
+/// Bytes of a page in the figures of `/proc`: 4096, or up to sixteen times as many on other processors.
+fn page_bytes() -> u64 {
+    // SAFETY: sysconf with an integer only.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
 }
 
 fn resident_pages(statm: &str) -> Option<u64> {

@@ -159,7 +159,9 @@ async def conflate(world):
         event = await slow.next_event()
         topic = event["channel"]
         if event["type"] == "gap":
-            expect(event, {"type": "gap", "channel": topic, "from": known[topic] + 1, "to": MESSAGES - 1, "reason": "slow_consumer"})
+            # A core that was behind may have had several at once before the socket was full, too.
+            to = int_above(known[topic])
+            expect(event, {"type": "gap", "channel": topic, "from": known[topic] + 1, "to": to, "reason": "slow_consumer"})
             known[topic] = event["to"]
         else:
             assert event["id"] == known[topic] + 1, "%d after %d" % (event["id"], known[topic])
@@ -167,7 +169,7 @@ async def conflate(world):
             known[topic] = event["id"]
         got[topic].append(event["type"])
     for topic in topics:
-        assert got[topic][-2:] == ["gap", "message"] and got[topic].count("gap") == 1, got
+        assert got[topic][-2:] == ["gap", "message"] and len(got[topic]) < MESSAGES // 2, got
         await is_live_again(slow, publisher, topic)
 
 

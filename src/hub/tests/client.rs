@@ -99,6 +99,7 @@ impl Client {
     pub fn read(&mut self, json: &str, ledger: &mut Ledger) {
         match field(json, "type").expect("every frame has a type") {
             "welcome" => assert!(!std::mem::replace(&mut self.welcomed, true), "welcomed twice"),
+            "server_shutdown" => assert!(self.welcomed, "before its welcome"),
             "message" => self.read_message(json, ledger),
             "gap" => self.read_gap(json),
             "subscribed" => self.read_subscribed(json),

@@ -213,15 +213,20 @@ impl World {
         self.apply(on);
     }
 
-    /// The core stops, and says so to each connection with a delay of its own; one that waits to be let in is told nothing.
+    /// The core stops, and says so to each connection with a delay of its own; one that waits to be welcomed hears it after that.
     fn drain(&mut self, on: usize) {
         for client in 0..self.clients.len() {
             let it = &self.clients[client];
-            let (Some(conn), true, deciding) = (it.conn, it.core == on, it.deciding) else { continue };
+            let (Some(conn), true) = (it.conn, it.core == on) else { continue };
             let core = &mut self.cores[on];
+            let welcomed = core.hub.sessions.get(conn).is_some_and(|session| session.is_welcomed());
             core.hub.on_drain(conn, client as u64, &mut core.out);
             let said = core.out.take_actions(Vec::new());
-            assert_eq!(said.len(), usize::from(!deciding), "to sessions, once");
+            assert_eq!(
+                said.len(),
+                usize::from(welcomed),
+                "to those who were welcomed, the others hear it then"
+            );
             for action in said {
                 let Action::Send { to, frame, .. } = action else { panic!("a frame and nothing else") };
                 let header = decode_server_header(&frame).unwrap().expect("a frame");
