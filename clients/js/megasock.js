@@ -8,6 +8,8 @@
 // What it refuses to do: to repeat by itself a command that may have been done; to drop a queued command without saying
 // so; to reconnect faster than `Backoff` says, whatever the reason.
 
+const UNAUTHORIZED = 4001;
+
 // What an ending means for the next attempt; a close code that is not here is retried. Options may add their own.
 //   stop   it was meant: stay away
 //   token  the token has ended: with getToken, again with a new one; without, stop
@@ -25,7 +27,7 @@ export const CLOSE_CODES = Object.freeze({
   1011: "retry",
   1012: "retry",
   1013: "retry",
-  4001: "stop",
+  [UNAUTHORIZED]: "stop", // unless it is for a token used again
   4401: "token",
 });
 
@@ -149,11 +151,17 @@ class Emitter {
   }
 }
 
-// A promise and the two ends of it. Nobody has to wait for it: a failure is told otherwise too.
+// Nobody has to wait for it: a rejection that nobody asks for would end a Node process. Whoever awaits it gets it still,
+// but each promise made of another needs this anew.
+function quiet(promise) {
+  promise.catch(() => {});
+  return promise;
+}
+
+// A promise and the two ends of it.
 function deferred() {
   const ends = {};
-  ends.promise = new Promise((resolve, reject) => Object.assign(ends, { resolve, reject }));
-  ends.promise.catch(() => {});
+  ends.promise = quiet(new Promise((resolve, reject) => Object.assign(ends, { resolve, reject })));
   return ends;
 }
 
@@ -184,6 +192,9 @@ class Link {
 
   async #connect(address) {
     try {
+      // `address` asks the application, which may close the client: only once the client knows of this link.
+      await null;
+      if (this.ended) return;
       const { url, protocols } = await address();
       if (this.ended) return;
       const socket = new this.#options.WebSocket(url, protocols);
@@ -289,6 +300,7 @@ export class Subscription extends Emitter {
   #client;
   #ready = deferred();
   #isReady = false;
+  #isRejected = false;
   #entered; // before, here or where `since` is from
 
   constructor(client, kind, name, since) {
@@ -359,11 +371,14 @@ export class Subscription extends Emitter {
   // It will not be: refused, left, or the client is closed.
   handleEnd(error) {
     this.handleLost();
+    this.#isRejected = true;
     this.#ready.reject(error);
   }
 
+  // Whoever waits already goes on waiting.
   handleOpen() {
-    if (this.#isReady) return;
+    if (this.#isReady || !this.#isRejected) return;
+    this.#isRejected = false;
     this.#ready = deferred();
   }
 }
@@ -382,6 +397,7 @@ export class Client extends Emitter {
   #leaving = new Map(); // key → deferred: what the server was asked to end
   #token;
   #tokenWorks = false;
+  #tokenReused = false; // by the latest attempt
   #refreshedAt = -Infinity;
   #routing;
   #routingRetries = 0;
@@ -413,6 +429,9 @@ export class Client extends Emitter {
     if (this.state !== "closed") return this;
     for (const subscription of this.#subscriptions.values()) subscription.handleOpen();
     this.#backoff.retries = 0;
+    // Somebody else may be logged in by now, or the token have been why it was closed.
+    this.#tokenWorks = false;
+    this.#token = undefined;
     this.#attempt();
     return this;
   }
@@ -420,8 +439,8 @@ export class Client extends Emitter {
   // Resolves with the welcome as soon as there is a connection; rejects if the client is or gets closed.
   opened() {
     if (this.state === "open") return Promise.resolve(this.welcome);
-    if (this.state === "closed") return Promise.reject(new ClosedError(this.#why));
-    return new Promise((resolve, reject) => {
+    if (this.state === "closed") return quiet(Promise.reject(new ClosedError(this.#why)));
+    return quiet(new Promise((resolve, reject) => {
       const look = ({ state }) => {
         if (state !== "open" && state !== "closed") return;
         this.off("state", look);
@@ -429,7 +448,7 @@ export class Client extends Emitter {
         else reject(new ClosedError(this.#why));
       };
       this.on("state", look);
-    });
+    }));
   }
 
   // Ends the connection with 1000 and stays away.
@@ -457,30 +476,30 @@ export class Client extends Emitter {
   publish(channel, data, options) { return this.publishTo("channel", channel, data, options); }
   send(room, payload, options) { return this.publishTo("room", room, payload, options); }
 
-  async direct(userId, payload) {
-    const { connections } = await this.command("direct_message", { targetUserId: userId, payload: payload ?? null });
-    return { connections };
+  direct(userId, payload) {
+    const reply = this.command("direct_message", { targetUserId: userId, payload: payload ?? null });
+    return quiet(reply.then(({ connections }) => ({ connections })));
   }
 
   // `topic` is { channel } or { room }.
-  async presence(topic, { limit, after } = {}) {
-    const { users, total } = await this.#ask("presence", { ...topic, limit, after }, true);
-    return { users, total };
+  presence(topic, { limit, after } = {}) {
+    const reply = this.#ask("presence", { ...topic, limit, after }, true);
+    return quiet(reply.then(({ users, total }) => ({ users, total })));
   }
 
-  async history(topic, { limit, sinceId } = {}) {
-    const reply = await this.#ask("history", { ...topic, limit, since_id: sinceId }, true);
-    return { epoch: reply.epoch, lastId: reply.last_id, messages: reply.messages.map(message) };
+  history(topic, { limit, sinceId } = {}) {
+    const reply = this.#ask("history", { ...topic, limit, since_id: sinceId }, true);
+    return quiet(reply.then(({ epoch, last_id: lastId, messages }) => ({ epoch, lastId, messages: messages.map(message) })));
   }
 
   // Any command by its fields on the wire; the reply as it came.
-  async command(type, fields = {}) { return this.#ask(type, fields, false); }
+  command(type, fields = {}) { return this.#ask(type, fields, false); }
 
   // Of both kinds: resolves with the number it got, which a room does not tell.
-  async publishTo(kind, name, data, { echo } = {}) {
+  publishTo(kind, name, data, { echo } = {}) {
     const words = KINDS[kind];
-    const reply = await this.command(words.publish, { [kind]: name, [words.data]: data ?? null, echo });
-    return kind === "channel" ? { id: reply.last_id } : {};
+    const reply = this.command(words.publish, { [kind]: name, [words.data]: data ?? null, echo });
+    return quiet(reply.then(({ last_id: id }) => (kind === "channel" ? { id } : {})));
   }
 
   // Commands.
@@ -489,8 +508,14 @@ export class Client extends Emitter {
   #ask(type, fields, again) {
     const { promise, resolve, reject } = deferred();
     const id = ++this.#lastId;
-    // Written now: what the caller does with its data afterwards is not sent.
-    const command = { id, text: JSON.stringify({ type, id, ...fields }), resolve, reject };
+    const command = { id, resolve, reject };
+    try {
+      // Written now: what the caller does with its data afterwards is not sent.
+      command.text = JSON.stringify({ type, id, ...fields });
+    } catch (error) {
+      reject(error);
+      return promise;
+    }
     command.lost = () => (again ? this.#queue.push(command) : reject(new ConnectionLostError(type)));
     if (this.state === "closed") reject(new ClosedError(this.#why));
     else if (this.state === "open" && this.#isCaughtUp()) this.#transmit(command);
@@ -607,9 +632,14 @@ export class Client extends Emitter {
   // clients to whoever issues them.
   async #address() {
     const { getToken, tokenIn } = this.#options;
+    const link = this.#link;
     const url = new URL(this.#url);
-    const isGood = this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S);
-    if (getToken && !isGood) this.#token = await getToken({ expiring: false });
+    this.#tokenReused = Boolean(getToken) && this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S);
+    if (getToken && !this.#tokenReused) {
+      const token = await getToken({ expiring: false });
+      // Late, it may be that of whoever was logged in before.
+      if (!link.ended) this.#token = token;
+    }
     if (this.#routing) url.searchParams.set("routing", this.#routing);
     if (!this.#token) return { url: url.href, protocols: [] };
     if (tokenIn === "query") url.searchParams.set("token", this.#token);
@@ -693,7 +723,9 @@ export class Client extends Emitter {
   }
 
   #handleEnd({ code, reason, lastedMs, hintMs, error }) {
-    const rule = this.#options.closeCodes[code] ?? "retry";
+    let rule = this.#options.closeCodes[code] ?? "retry";
+    // Of a token used again a refusal says only that it is good no more, as when keys change while the server restarts.
+    if (code === UNAUTHORIZED && rule === "stop" && lastedMs === undefined && this.#tokenReused) rule = "token";
     this.#link = null;
     this.welcome = null;
     if (lastedMs === undefined) this.#forgetWhatFailed();

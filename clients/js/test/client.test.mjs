@@ -332,6 +332,36 @@ test("a second welcome is none", async () => {
   assert.deepEqual([world.socket.sent, world.client.welcome.userId, world.states.length], [[], undefined, 1]);
 });
 
+test("a rejection nobody waits for is silent; whoever waits gets it", async t => {
+  const unhandled = [];
+  const note = error => unhandled.push(error);
+  process.on("unhandledRejection", note);
+  t.after(() => process.off("unhandledRejection", note));
+  const world = await opened();
+  const all = () => [
+    world.client.command("dance"),
+    world.client.publish("a", 1),
+    world.client.send("a", 1),
+    world.client.direct("bob", 1),
+    world.client.presence({ room: "a" }),
+    world.client.history({ room: "a" }),
+    world.client.publish("a", 1n), // which no JSON has
+    world.client.opened(),
+  ];
+  all();
+  const last = all();
+  world.socket.end(1006);
+  world.client.opened();
+  await settle();
+  world.client.close();
+  all();
+  await settle();
+  assert.deepEqual(unhandled, []);
+  const settled = await Promise.allSettled(last);
+  assert.deepEqual(settled.map(({ reason }) => reason?.code ?? reason?.name),
+    [...Array(4).fill("connection_lost"), "closed", "closed", "TypeError", undefined]);
+});
+
 test("after close() nothing is taken, and nothing is left hanging", async () => {
   const world = await opened();
   const { client } = world;
@@ -667,6 +697,83 @@ test("getToken that never answers is given up", async () => {
   assert.equal(world.client.state, "waiting");
 });
 
+for (const [how, end] of [["closed", world => world.client.close()], ["refused", world => world.socket.end(4001)]]) {
+  test(`opened again after it was ${how}, it asks for a token of whoever is logged in now`, async () => {
+    const [ann, bob] = [token("ann", 3600), token("bob", 3600)];
+    let loggedIn = ann;
+    const world = await start({ getToken: () => loggedIn });
+    world.socket.welcome();
+    end(world);
+    assert.equal(world.client.state, "closed");
+    loggedIn = bob;
+    world.client.open();
+    await settle();
+    assert.equal(world.socket.protocols[1], `token.${bob}`);
+  });
+}
+
+test("a token that comes after its attempt was closed is nobody's", async () => {
+  const [ann, bob, asked] = [token("ann", 3600), token("bob", 3600), []];
+  const world = await start({ getToken: () => new Promise(resolve => asked.push(resolve)) });
+  world.client.close();
+  world.client.open();
+  await settle();
+  asked[1](bob);
+  await settle();
+  world.socket.welcome();
+  asked[0](ann);
+  await settle();
+  assert.equal(world.network.sockets.length, 1);
+  world.socket.end(1006);
+  await again(world);
+  assert.equal(world.socket.protocols[1], `token.${bob}`);
+});
+
+test("refused in band: a token used again is replaced; a new one stops, and so does one that was welcomed", async () => {
+  const tokens = ["t1", "t2", "t3"].map(name => token(name, 3600));
+  let asked = 0;
+  const world = await start({ getToken: () => tokens[asked++] });
+  const refuse = () => {
+    world.socket.push({ type: "error", code: "unauthorized", error: "the token is not valid" });
+    world.socket.end(4001, "unauthorized");
+  };
+  world.socket.welcome();
+  world.socket.end(1012);
+  await world.clock.pass(world.states.at(-1).delayMs);
+  assert.equal(world.socket.protocols[1], `token.${tokens[0]}`);
+  refuse();
+  assert.ok(named("waiting")(world));
+  await world.clock.pass(world.states.at(-1).delayMs);
+  assert.equal(world.socket.protocols[1], `token.${tokens[1]}`);
+  refuse();
+  assert.ok(named("connecting", "closed")(world));
+
+  world.client.open();
+  await settle();
+  world.socket.welcome();
+  world.socket.end(1012);
+  await again(world);
+  assert.equal(world.socket.protocols[1], `token.${tokens[2]}`);
+  world.socket.end(4001, "unauthorized");
+  assert.ok(named("open", "closed")(world));
+  assert.equal(asked, 3);
+});
+
+test("closed by getToken, it stays closed", async () => {
+  let closes = false;
+  const world = await start({ getToken: () => { if (closes) world.client.close(); return "t"; } });
+  world.socket.welcome();
+  world.socket.end(1006);
+  closes = true;
+  await world.clock.pass(world.states.at(-1).delayMs);
+  assert.ok(named("waiting", "connecting", "closed")(world));
+  world.client.open();
+  await settle();
+  assert.ok(named("closed", "connecting", "closed")(world));
+  await world.clock.pass(100_000);
+  assert.deepEqual([world.network.sockets.length, world.clock.pending()], [1, []]);
+});
+
 test("expiring: a new token is sent, past whatever waits, and used from then on", async () => {
   const asked = [];
   const world = await start({ getToken: why => (asked.push(why), token(`t${asked.length}`, 3600)), burstMax: 1 });
@@ -863,6 +970,20 @@ test("opened again, everything is there again", async () => {
   world.socket.takes("subscribe");
   world.socket.answer(world.socket.takes("subscribe"), "subscribed", { channel: "other", epoch: "o", last_id: 0, recovered: false });
   assert.equal(await unready.ready, unready);
+});
+
+test("subscribed before it is opened: whoever waits for it already is told", async () => {
+  const network = fakeNetwork();
+  const client = new Client("ws://fake/ws", { WebSocket: network.WebSocket, clock: new FakeClock() });
+  const subscription = client.subscribe("scores");
+  const { ready } = subscription;
+  client.open();
+  assert.equal(subscription.ready, ready);
+  await settle();
+  network.sockets[0].welcome();
+  network.sockets[0].answer(network.sockets[0].takes("subscribe"), "subscribed", { channel: "scores", epoch: "e", last_id: 0, recovered: false });
+  await settle();
+  assert.equal(await Promise.race([ready, "hangs"]), subscription);
 });
 
 test("mistakes in what it is given are errors that name the fix", () => {
