@@ -98,6 +98,28 @@ test("refused in band: a page can read why, and stays away or comes back as it i
   }
 });
 
+test("keys changed over a restart: a token used again is refused in band, and a new one let in", async t => {
+  const lines = 'refuse_in_band = "on"\n';
+  const configs = [await configured("old-key", lines), await configured("new-key", lines)];
+  const [old, restarted] = await Promise.all(configs.map(config => Server.start("--config", config)));
+  const proxy = await Proxy.before(old);
+  t.after(() => {
+    proxy.close();
+    return Promise.all([old.stop(), restarted.stop()]);
+  });
+  const tokens = await Promise.all(configs.map(config => mintToken(config, "ann", "1h")));
+  let asked = 0;
+  const client = arrive(t, proxy, { getToken: () => tokens[asked++] });
+  await client.opened();
+  // Behind the proxy no attempt fails for want of a server, after which it would ask for a new token anyway.
+  const refused = event(client, "state", ({ code }) => code === 4001);
+  proxy.server = restarted;
+  proxy.cut();
+  assert.equal((await refused).state, "waiting");
+  assert.equal((await client.opened()).userId, "ann");
+  assert.equal(asked, 2);
+});
+
 test("in production more subscriptions than the rate allows at once come back, none refused", async t => {
   const production = await configured("production", 'production = "on"\norigins = ["https://example.org"]\n');
   const own = await Server.start("--config", production);
