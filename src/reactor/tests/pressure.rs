@@ -76,7 +76,7 @@ fn idle_connections_are_closed_as_their_timers_fire_and_others_are_not() {
         closed_at_once = closed_at_once.max(rig.told_to_go(&idle) - before);
     }
     assert_eq!(rig.told_to_go(&idle), 50);
-    assert!(closed_at_once <= 25, "{closed_at_once} in five seconds: timers spread them");
+    assert!(closed_at_once <= 40, "{closed_at_once} of 50 in five seconds: timers spread them, at random");
     assert_eq!(rig.reason(talker), None);
     assert!(rig.messages(talker).len() > 10);
     assert_ne!(rig.reason(writer), Some(CloseReason::Shed));
