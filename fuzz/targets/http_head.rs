@@ -55,9 +55,8 @@ fn facts<'h>(head: &'h Head<'_>) -> Facts<'h> {
 
 fn has_one_reading(head: &Head<'_>, bytes: &[u8]) {
     assert!(bytes.len() <= HEAD_BYTES_MAX && bytes.ends_with(b"\r\n\r\n"));
-    assert!(
-        head.path.starts_with('/') && head.path.len() + head.query.map_or(0, str::len) < TARGET_BYTES_MAX
-    );
+    let target_len = head.path.len() + head.query.map_or(0, |query| 1 + query.len());
+    assert!(head.path.starts_with('/') && target_len <= TARGET_BYTES_MAX);
     assert!(head.path.split('/').all(|segment| segment != ".."));
     assert!(head.path.bytes().chain(head.query.unwrap_or("").bytes()).all(|byte| byte.is_ascii_graphic()));
     assert_eq!(head.values("HOST").count(), 1);
