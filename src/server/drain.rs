@@ -103,9 +103,10 @@ mod tests {
             let returns_ms = returns_ms(&drain, &cores);
             let last_ms = returns_ms.last().copied().unwrap_or(0);
             prop_assert!(last_ms <= (drain.closes_over + drain.returns_over).as_millis() as u64 + TICK_MS);
-            // Of the clients of each core the edges of a second may fall on one more.
+            // Even, but not to the client: the sequence has a discrepancy that grows with the logarithm of its length, and ticks
+            // come in between. Delays drawn at random would exceed the rate by its square root, many times.
             let peak = peak(&returns_ms);
-            prop_assert!(peak <= rate as usize + 2 * cores.len(), "{} at {} a second", peak, rate);
+            prop_assert!(peak <= rate as usize * 9 / 8 + 8 * cores.len(), "{} at {} a second", peak, rate);
         }
     }
 
