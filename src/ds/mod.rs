@@ -1,6 +1,7 @@
 //! Pure data structures: no I/O, no clock, no allocation after growth.
 
 mod bucket;
+mod counter;
 mod park;
 mod slab;
 mod wheel;
@@ -11,6 +12,7 @@ mod atomic {
 }
 
 pub use bucket::{Bucket, Rate};
+pub use counter::{BUCKETS, Counter, Distribution, Histogram, bound};
 pub use park::{PARK_CORES_MAX, Park};
 pub use slab::Slab;
 pub use wheel::{HORIZON_TICKS, Timer, Timers, Wheel};

@@ -27,7 +27,7 @@ pub use mail::{Control, Mailbox};
 pub use mesh::{Mesh, mesh};
 pub use peer::Proxies;
 pub use pressure::{Gauge, Pressure};
-pub use stats::{Counter, Counters, Totals};
+pub use stats::{Counters, Totals};
 
 use crate::budget::CoreBudget;
 use crate::buf::{Payload, Pool, SendQueue};

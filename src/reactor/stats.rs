@@ -1,31 +1,7 @@
 //! What one core counts. One writer, any number of readers, no locked instruction.
 
+use crate::ds::Counter;
 use crate::proto::close::CloseReason;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A number one thread writes.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn add(&self, more: u64) {
-        // Not fetch_add: there is one writer, and readers only need some recent value.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
-    }
-
-    pub(super) fn subtract(&self, less: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
-    }
-
-    pub(super) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// A recent value.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 macro_rules! counters {
     ($($field:ident $doc:literal;)*) => {
