@@ -23,13 +23,14 @@
 //!
 //! # Layers
 //! Lower layers never import upper ones; neighbours joined by `|` never import each other.
-//! [`ds`], [`buf`], [`budget`] < [`proto`] `|` [`sys`] < [`handler`] < [`reactor`] `|` [`hub`] < [`config`], [`server`] < [`cli`].
+//! [`ds`], [`buf`], [`budget`] < [`proto`] `|` [`sys`] < [`handler`] < [`reactor`] `|` [`hub`] < [`control`], [`config`], [`server`] < [`cli`].
 
 pub mod budget;
 pub mod buf;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod ds;
 pub mod handler;
 pub mod hub;

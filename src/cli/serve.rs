@@ -2,15 +2,17 @@
 
 use super::stop;
 use crate::config::{Config, LogFormat};
+use crate::control::{self, Operator, Reloaded, Settings};
 use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
 use crate::server::{Running, Server};
-use crate::sys::host::HostFacts;
+use crate::sys::host::{self, HostFacts};
 use crate::sys::{memory, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::IsTerminal;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::Targets;
@@ -28,14 +30,21 @@ pub(super) fn run(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot watch for signals: {error}")),
     };
+    let admin = match admin_listener(&config) {
+        Ok(admin) => admin,
+        Err(problem) => return failed(&problem),
+    };
     let (drain_timeout, harden) = (Duration::from_millis(config.drain_timeout_ms), config.harden);
     let (replaces, is_open_to_all) = (config.replace, config.keys.is_empty() && !config.production);
-    let server = Server::builder().config(config).hub(|_core| Open);
+    let server = Server::builder().config(config.clone()).hub(|_core| Open);
     let started = if harden { server.start_hardened() } else { server.start() };
     let running = match started {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string()),
     };
+    if let Err(problem) = start_control(admin, &running, &config) {
+        return failed(&problem);
+    }
     announce(&running, replaces, is_open_to_all);
     stop::on_signal(signals, running.handle().clone(), drain_timeout);
     let started = Instant::now();
@@ -48,6 +57,46 @@ pub(super) fn run(config: Config) -> ExitCode {
 fn failed(problem: &str) -> ExitCode {
     eprintln!("megasock: {problem}");
     ExitCode::FAILURE
+}
+
+/// The admin listener's socket, taken before privileges are given up.
+fn admin_listener(config: &Config) -> Result<Option<TcpListener>, String> {
+    let Some(address) = config.admin_listen else { return Ok(None) };
+    control::listen(address, config.replace).map(Some).map_err(|error| {
+        format!(
+            "cannot listen on {address} for the admin listener: {error}\n  fix: choose another address with --admin-listen, \
+             or go without by --admin-listen off"
+        )
+    })
+}
+
+fn start_control(
+    listener: Option<TcpListener>,
+    running: &Running<Mail>,
+    config: &Config,
+) -> Result<(), String> {
+    let Some(listener) = listener else { return Ok(()) };
+    let cannot = |error: std::io::Error| format!("cannot start the admin listener: {error}");
+    let address = listener.local_addr().map_err(cannot)?;
+    let handle = running.handle().clone();
+    let (stopped, timeout) = (handle.clone(), Duration::from_millis(config.drain_timeout_ms));
+    let operator = Operator {
+        handle,
+        settings: Settings {
+            server_id: config.server_id.clone().unwrap_or_else(host::name),
+            max_connections: running.plan().connections_total,
+            memory_budget_bytes: config.memory_budget_bytes,
+            slow_budget_bytes: config
+                .slow_consumer_budget_bytes
+                .unwrap_or_else(|| HostFacts::read().memory_bytes() / 4),
+            metric_aliases: config.metric_aliases,
+        },
+        drain: Box::new(move |asked| stopped.stop(asked.unwrap_or(timeout))),
+        reload: Box::new(|| Ok(Reloaded::default())),
+    };
+    control::start(listener, operator).map_err(cannot)?;
+    println!("admin on {address}");
+    Ok(())
 }
 
 fn start_log(config: &Config) {

@@ -32,6 +32,7 @@ use crate::hub::Namespaces;
 use crate::hub::token::Keys;
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// One row of the table.
 #[derive(Debug)]
@@ -104,6 +105,15 @@ macro_rules! options {
 options! {
     "Address and port to listen on, IPv4 or IPv6."
     listen => listen: SocketAddr = "0.0.0.0:8080" as ADDRESS;
+
+    "Address and port of the admin listener: metrics, dashboard, API. Off the loopback it needs `admin_key_file`."
+    admin_listen => admin_listen: Option<SocketAddr> = "127.0.0.1:9090" as ADDRESS_OR_OFF;
+
+    "File with the key that the admin listener asks for, as `Authorization: Bearer KEY`: at least 32 bytes on one line."
+    admin_key_file => admin_key_file: Option<PathBuf> = "none" as FILE_OR_NONE;
+
+    "Serve metrics under other names in common use too: ws_connections_current, ws_active_connections, ws_messages_total."
+    metric_aliases => metric_aliases: bool = "off" as SWITCH;
 
     "Reactors to run: one per core when auto, or as many as `max_connections` needs where a ring holds fewer."
     reactors => reactors: Option<usize> = "auto" as REACTORS;

@@ -7,6 +7,7 @@ use crate::budget;
 use crate::hub::{Publishers, SlowConsumer};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// A kind of value: its name in `--help`, the words that say how to write one, and its reader.
 pub(super) struct Kind<T> {
@@ -28,6 +29,25 @@ pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
     name: "ADDRESS",
     written: "an IP address and port, such as 0.0.0.0:8080 or [::]:8080",
     parse: |text| text.parse().map_err(|_| "is no address with a port".into()),
+};
+
+pub(super) const ADDRESS_OR_OFF: Kind<Option<SocketAddr>> = Kind {
+    name: "ADDRESS",
+    written: "off or an IP address and port, such as 127.0.0.1:9090 or [::1]:9090",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => (ADDRESS.parse)(text).map(Some),
+    },
+};
+
+pub(super) const FILE_OR_NONE: Kind<Option<PathBuf>> = Kind {
+    name: "FILE",
+    written: "none or the path of a file",
+    parse: |text| match text {
+        "none" => Ok(None),
+        "" => Err("is empty".into()),
+        _ => Ok(Some(text.into())),
+    },
 };
 
 pub(super) const REACTORS: Kind<Option<usize>> = Kind {

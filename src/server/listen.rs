@@ -29,12 +29,7 @@ pub(super) fn listen_all(
     replaces: bool,
 ) -> Result<(Vec<TcpListener>, Place), StartError> {
     let failed = |error| StartError::Listen(address, error);
-    if !replaces {
-        // A second server of the same user would silently take half of the connections of the first. Binding once without
-        // SO_REUSEPORT finds out.
-        bind_alone(address).map_err(failed)?;
-    }
-    let first = socket::listen(address).map_err(failed)?;
+    let first = listen_one(address, replaces).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
     let others = (1..reactors).map(|_| socket::listen(bound));
     let listeners: Result<Vec<_>, _> = std::iter::once(Ok(first)).chain(others).collect();
@@ -45,6 +40,16 @@ pub(super) fn listen_all(
         return Err(StartError::Replace(bound));
     }
     Ok((listeners, place))
+}
+
+/// One listener; with `replaces` beside whoever is there already, without it only where nobody is.
+pub(crate) fn listen_one(address: SocketAddr, replaces: bool) -> io::Result<TcpListener> {
+    if !replaces {
+        // A second server of the same user would silently take half of the connections of the first. Binding once without
+        // SO_REUSEPORT finds out.
+        bind_alone(address)?;
+    }
+    socket::listen(address)
 }
 
 /// Binds without sharing, once whoever has ended here is gone for good.

@@ -12,6 +12,7 @@ pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
 pub use drain::Drain;
 pub use front::Front;
 pub use handle::Handle;
+pub(crate) use listen::listen_one;
 
 use crate::budget;
 use crate::config::Config;

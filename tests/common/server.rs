@@ -53,6 +53,7 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_megasock"))
             .args(["--listen", "127.0.0.1:0", "--reactors", &reactors.to_string()])
             .args(flags)
+            .env("MEGASOCK_ADMIN_LISTEN", "127.0.0.1:0") // several servers at a time
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,89 @@
+//! The control plane: one thread with the admin listener, apart from all cores.
+//!
+//! Everything slow is here: the scrape of the metrics, the API, the dashboard. The thread is an ordinary one, of lower priority
+//! than the cores, and speaks to them as any other thread does, through a [`Handle`]: what it does to them is bounded, and
+//! when it hangs no core notices.
+//!
+//! It runs monoio on epoll, not on a ring: a hardened process can make no further ring.
+
+mod http;
+mod routes;
+
+use crate::hub::Mail;
+use crate::server::{Drain, Handle, listen_one};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+/// What the admin listener shows and steers.
+pub struct Operator {
+    /// The server.
+    pub handle: Handle<Mail>,
+    /// What it was started with.
+    pub settings: Settings,
+    /// Stops the server, within this time or else that of its configuration.
+    pub drain: Box<dyn Fn(Option<Duration>) -> Drain + Send + Sync>,
+    /// Reads the configuration again.
+    pub reload: Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>,
+}
+
+/// Settings of a server that the control plane shows or goes by.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of the server.
+    pub server_id: String,
+    /// Connections it may carry.
+    pub max_connections: u64,
+    /// Memory it may take; `None` is what the host has.
+    pub memory_budget_bytes: Option<u64>,
+    /// Bytes that slow consumers may make it hold.
+    pub slow_budget_bytes: u64,
+    /// Metrics under their other names too.
+    pub metric_aliases: bool,
+}
+
+/// What became of a changed configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Options that are in force now.
+    pub applied: Vec<String>,
+    /// Options that changed and will be only after a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// The admin listener's socket. Taken before the process is hardened: its port may need a privilege.
+///
+/// # Errors
+/// As bind(2). With `replaces` it may be beside another server's.
+pub fn listen(address: SocketAddr, replaces: bool) -> io::Result<TcpListener> {
+    listen_one(address, replaces)
+}
+
+/// Starts the control thread.
+///
+/// # Errors
+/// The thread, or its epoll, cannot be made.
+pub fn start(listener: TcpListener, operator: Operator) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let (say_ready, ready) = oneshot::channel();
+    thread::Builder::new().name("control".to_owned()).spawn(move || {
+        let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build();
+        match runtime {
+            Err(error) => drop(say_ready.send(Err(error))),
+            Ok(mut runtime) => {
+                let _ = say_ready.send(Ok(()));
+                runtime.block_on(run(listener, operator));
+            }
+        }
+    })?;
+    ready.recv().unwrap_or_else(|_| Err(io::Error::other("the control thread ended")))
+}
+
+async fn run(listener: TcpListener, operator: Operator) {
+    let routes = Rc::new(routes::Routes::new(operator));
+    if let Err(error) = http::serve(listener, routes).await {
+        tracing::error!(%error, "the admin listener has ended");
+    }
+}
