@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const NOBODY: u32 = 65_534;
-const COMMANDS: [&[&str]; 2] = [&["doctor"], &["serve", "--listen", "127.0.0.1:0"]];
+const COMMANDS: [&[&str]; 2] =
+    [&["doctor"], &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]];
 
 struct Ended {
     status: ExitStatus,

@@ -212,7 +212,10 @@ fn without_the_three_calls_it_names_the_profile() {
     let without = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
     under(filters_of(&profile(), &without), move || {
         let command = env!("CARGO_BIN_EXE_megasock");
-        let ended = Command::new(command).args(["--listen", "127.0.0.1:0"]).output().unwrap();
+        let ended = Command::new(command)
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .output()
+            .unwrap();
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(1), "{said}");
         assert!(
@@ -226,7 +229,10 @@ fn without_the_three_calls_it_names_the_profile() {
 fn where_no_filter_can_be_put_on_it_says_so_and_serves_only_without() {
     under(vec![refuse(libc::EPERM, vec![json!({ "syscall": "capset" })])], || {
         let command = env!("CARGO_BIN_EXE_megasock");
-        let ended = Command::new(command).args(["--listen", "127.0.0.1:0"]).output().unwrap();
+        let ended = Command::new(command)
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .output()
+            .unwrap();
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(1), "{said}");
         assert!(said.contains("deploy/seccomp.json") && said.contains("--harden off"), "{said}");

@@ -163,7 +163,16 @@ fn without_the_kernels_help_it_does_not_start_beside_another() {
     }
     let mut old = Server::start(&[]);
     let new = Command::new(env!("CARGO_BIN_EXE_megasock"))
-        .args(["--listen", &old.address.to_string(), "--replace", "on", "--reactors", "1"])
+        .args([
+            "--listen",
+            &old.address.to_string(),
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--replace",
+            "on",
+            "--reactors",
+            "1",
+        ])
         .output()
         .expect("the binary starts");
     let said = String::from_utf8_lossy(&new.stderr);

@@ -168,7 +168,7 @@ LIMIT = str(MESSAGE_BYTES_MAX)
 
 
 def megasock(port):
-    return [root_target() / "megasock", "--listen", f"127.0.0.1:{port}", "--reactors", "1"] + [
+    return [root_target() / "megasock", "--listen", f"127.0.0.1:{port}", "--admin-listen", "127.0.0.1:0", "--reactors", "1"] + [
         "--max-connections",
         str(CONNECTIONS_MAX),
     ]

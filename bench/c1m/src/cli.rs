@@ -37,6 +37,10 @@ pub(crate) enum Row {
     Drain(Drain),
     /// Attackers beside honest echo clients: what these notice, and the server's memory
     Attack(Attack),
+    /// Scrapes and publications through the admin listener while clients echo: how long its answers take
+    Watch,
+    /// Garbage on the admin listener beside echo clients, against the same on another process's
+    Flood(Flood),
     /// One publishes to all, to a tenth of the connections and to all of them: CPU per delivery, time to the last
     Fanout,
     /// Publications while one subscriber in a hundred never reads: what the others and the server's memory notice
@@ -50,7 +54,7 @@ pub(crate) enum Row {
 #[derive(Args, Clone)]
 pub(crate) struct Options {
     /// Connections to open [default: what the host carries, at most 1,000,000; 200,000 for idle, ramp and storm; 100,000
-    /// for storm --schedule and drain; 10,000 for fanout and slow; 3,000 for churn; 1,000 for attack; 300 for echo,
+    /// for storm --schedule, drain and watch; 10,000 for fanout and slow; 3,000 for churn; 1,000 for attack and flood; 300 for echo,
     /// pipeline and turns]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) connections: Option<u64>,
@@ -71,7 +75,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) hold: Duration,
     /// Open-loop echoes a second over all connections [default: 20,000; half of what the closed loop reached for the
-    /// echo row; 2,000 for attack]
+    /// echo row; 2,000 for attack, watch and flood]
     #[arg(long, global = true, value_name = "R")]
     pub(crate) echo_rate: Option<f64>,
     /// How long each load runs
@@ -107,7 +111,7 @@ pub(crate) struct Options {
     pub(crate) token_file: Option<PathBuf>,
     /// Path at the server it starts, {n} standing for the connection's number. /ws speaks the channel protocol, each
     /// connection subscribed to one channel; any other path is an echo
-    /// [default: /ws?user=u{n} without a row and for alive, fanout, slow and churn; /ws for storm --schedule and drain;
+    /// [default: /ws?user=u{n} without a row and for alive, fanout, slow and churn; /ws for storm --schedule, drain and watch;
     /// /echo for the others]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) path: Option<String>,
@@ -134,7 +138,7 @@ const PAYLOAD_BYTES: usize = 64;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pin {
-    /// Split for echo, pipeline, fanout, slow, churn, storm --schedule, drain and attack, share otherwise
+    /// Split for echo, pipeline, fanout, slow, churn, storm --schedule, drain, attack, watch and flood, share otherwise
     Auto,
     /// The first half of the cores for the server, the second half for the driver
     Split,
@@ -166,6 +170,16 @@ pub(crate) struct Attack {
     /// Attackers of each kind at once
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) attackers: u32,
+}
+
+#[derive(Args, Clone, PartialEq)]
+pub(crate) struct Flood {
+    /// Connections that send garbage
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub(crate) garbage: u32,
+    /// Turns of each of the two listeners, each as long as --load says
+    #[arg(long, default_value_t = 7, value_name = "N")]
+    pub(crate) rounds: u32,
 }
 
 /// What attackers do.

@@ -1,10 +1,10 @@
 //! The rows: which connections each opens, and the phases it is made of.
 
-use crate::cli::{Attack, Drain, Options, Row, Storm};
+use crate::cli::{Attack, Drain, Flood, Options, Row, Storm};
 use crate::fleet::Fleet;
 use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
 use crate::production::{Production, read_token};
-use crate::report::{Host, Report, Settings, fanout, guard, page, table};
+use crate::report::{Host, Report, Settings, fanout, guard, operator, page, table};
 use crate::run::Run;
 use crate::server::{Launch, Server, beside_this_program};
 use crate::target::{Speech, Target};
@@ -51,6 +51,8 @@ struct Recipe<'a> {
 const SERVER_SPARE: u64 = 64;
 /// Room for newcomers and attackers, those included that the server has not done with.
 const STRANGERS_SPARE: u64 = 8_000;
+/// From the server's port to that of its admin listener.
+const ADMIN_PORT_OFFSET: u16 = 100;
 const ECHO: &str = "/echo";
 /// Each connection a user of its own.
 const CHANNELS: &str = "/ws?user=u{n}";
@@ -88,6 +90,8 @@ fn recipe(row: Option<&Row>) -> Recipe<'_> {
         Some(Row::Attack(_)) => {
             Recipe { name: "attack", size: Size::UpTo(1_000), spare: STRANGERS_SPARE, phases: attack, ..few }
         }
+        Some(Row::Watch) => Recipe { name: "watch", phases: watch, ..clients },
+        Some(Row::Flood(_)) => Recipe { name: "flood", size: Size::UpTo(1_000), phases: flood, ..few },
         Some(Row::Fanout) => Recipe { name: "fanout", phases: fan_out, ..topic },
         Some(Row::Slow) => Recipe { name: "slow", payload_bytes: 1024, phases: slow, ..topic },
         Some(Row::Churn) => {
@@ -203,6 +207,21 @@ fn attack(run: &mut Run, recipe: &Recipe) {
     run.echo_each();
 }
 
+fn watch(run: &mut Run, _: &Recipe) {
+    run.ramp(1.0);
+    run.echo_each();
+    run.watch(run.options.echo_rate.unwrap_or(HONEST_RATE));
+    run.echo_each();
+}
+
+fn flood(run: &mut Run, recipe: &Recipe) {
+    let Some(Row::Flood(Flood { garbage, rounds })) = recipe.row else { return };
+    run.ramp(1.0);
+    run.echo_each();
+    run.flood(*garbage, *rounds, run.options.echo_rate.unwrap_or(HONEST_RATE));
+    run.echo_each();
+}
+
 /// What the server started here was told of a rate, or else its default; `None` where it is off.
 fn announced_rate(run: &Run, argument: &str, default: Option<u32>) -> Option<f64> {
     let written = run.server.as_ref().and_then(|server| server.launch.argument(argument));
@@ -256,12 +275,12 @@ fn failed(report: &Report) -> bool {
         c.failed + c.lost + wrong + fanout::missing(report) > 0 || c.opened < c.requested
     });
     let refused = report.echo.as_ref().is_some_and(|echo| echo.refused.is_some());
-    !report.interrupted && (broken || refused || guard::broken(report))
+    !report.interrupted && (broken || refused || guard::broken(report) || operator::broken(report))
 }
 
 fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run, String> {
-    if options.url.is_some() && matches!(recipe.row, Some(Row::Drain(_))) {
-        return Err("only a server started here can be replaced: leave out --url".into());
+    if options.url.is_some() && matches!(recipe.row, Some(Row::Drain(_) | Row::Watch | Row::Flood(_))) {
+        return Err("this row replaces its server or asks its admin listener: leave out --url".into());
     }
     let interrupted = catch_interrupts()?;
     std::fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
@@ -290,6 +309,7 @@ fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run,
         let launch = Launch {
             program,
             port: options.port,
+            admin_port: options.port.saturating_add(ADMIN_PORT_OFFSET),
             reactors,
             connections: connections + connections / recipe.spare_one_in + recipe.spare,
             cores: server_cores.clone(),

@@ -5,6 +5,7 @@
 
 mod attack;
 mod drain;
+mod operator;
 mod publish;
 mod storm;
 

@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) port: u16,
+    /// Of its admin listener.
+    pub(crate) admin_port: u16,
     pub(crate) reactors: usize,
     pub(crate) connections: u64,
     pub(crate) cores: String,
@@ -44,6 +46,7 @@ impl Launch {
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let mut command = Command::new(&self.program);
         command.args(["serve", "--listen", &format!("0.0.0.0:{}", self.port), "--cores", &self.cores]);
+        command.args(["--admin-listen", &self.admin().to_string()]);
         command.args(["--reactors", &self.reactors.to_string()]);
         command.args(["--max-connections", &self.connections.to_string()]);
         if self.message_bytes > 65_536 {
@@ -61,6 +64,11 @@ impl Launch {
             .map_err(|error| format!("{}: {error}", self.program.display()))
     }
 
+    /// Where its admin listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port))
+    }
+
     /// A value among the arguments, written as `--name=value` or as two.
     pub(crate) fn argument(&self, name: &str) -> Option<&str> {
         let after = self.args.iter().zip(self.args.iter().skip(1).map(Some).chain([None]));
@@ -76,6 +84,7 @@ impl Server {
     /// Starts it on the first free port from the one given, and waits until it answers.
     pub(crate) fn start(mut launch: Launch) -> Result<Server, String> {
         launch.port = free_port(launch.port)?;
+        launch.admin_port = free_port(launch.admin_port)?;
         let mut server = Server { child: launch.spawn(&[])?, launch };
         server.await_sign(|server| healthy(server.launch.port), "answer GET /health")?;
         Ok(server)
@@ -185,6 +194,7 @@ mod tests {
         Launch {
             program: "/bin/false".into(),
             port: 9700,
+            admin_port: 9800,
             reactors: 1,
             connections: 1,
             cores: "0".into(),

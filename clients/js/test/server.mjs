@@ -42,7 +42,7 @@ export class Server {
   get url() { return `ws://127.0.0.1:${this.port}/ws`; }
 
   async start() {
-    const command = ["serve", "--listen", `127.0.0.1:${this.port}`, "--reactors", "2", "--server-id", "js", ...this.flags];
+    const command = ["serve", "--listen", `127.0.0.1:${this.port}`, "--admin-listen", "127.0.0.1:0", "--reactors", "2", "--server-id", "js", ...this.flags];
     this.process = spawn(process.env.CLIENT_SERVER, command, { stdio: ["ignore", "pipe", "pipe"] });
     this.exited = once(this.process, "exit");
     const said = (this.said = []);

@@ -106,7 +106,7 @@ impl Attackers {
 }
 
 /// SCHED_IDLE for the calling thread.
-fn yield_to_all() {
+pub(crate) fn yield_to_all() {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let given = unix::set_thread_priority_and_policy(unix::thread_native_id(), ThreadPriority::Min, idle);
     if let Err(why) = given {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-const METHOD: [(&str, &str); 13] = [
+const METHOD: [(&str, &str); 15] = [
     (
         "ramp",
         "From the first connect to the last connection open; in channels one is open once its subscription is \
@@ -43,6 +43,17 @@ const METHOD: [(&str, &str); 13] = [
          (SCHED_IDLE), so that what the honest clients lose they lose at the server; a system call of an attacker is \
          not interrupted, which still costs them some. Wire bytes are those of the attackers' TCP streams, both ways. Resident memory from \
          smaps_rollup, its peak four times a second.",
+    ),
+    (
+        "watch",
+        "GET /metrics ten times a second and POST /api/publish a hundred times a second, each on a connection that is kept, from \
+         when it was due to the end of its answer, while connections echo in an open loop.",
+    ),
+    (
+        "flood",
+        "Echoes in an open loop beside connections that send garbage as fast as it is taken and come back when they are ended: to \
+         the admin listener of another server without clients and to that of the server measured, in turns. The flooding threads \
+         run under SCHED_IDLE on the driver's cores. The ratio is the median of the rounds, pair by pair.",
     ),
     (
         "fanout",

@@ -4,6 +4,7 @@
 pub(crate) mod fanout;
 pub(crate) mod guard;
 mod method;
+pub(crate) mod operator;
 pub(crate) mod page;
 mod plot;
 pub(crate) mod table;
@@ -46,6 +47,10 @@ pub(crate) struct Report {
     pub(crate) drain: Option<Drain>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) attacks: Vec<Attack>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) watch: Option<operator::Watch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) flood: Option<operator::Flood>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) fanout: Vec<FanOut>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! The one table a run prints.
 
-use super::{Report, fanout, guard};
+use super::{Report, fanout, guard, operator};
 use std::fmt::Write;
 
 /// Rows of name, value and remark.
@@ -90,6 +90,7 @@ pub(crate) fn rows(report: &Report) -> Vec<[String; 3]> {
         row("storm", format!("{:.1} s", storm.seconds), refused);
     }
     guard::rows(report, &mut row);
+    operator::rows(report, &mut row);
     if let Some(packets) = &report.packets {
         let resent = format!("{} retransmits", count(packets.retransmits));
         row("packets dropped", count(packets.softnet_drops), resent);

@@ -46,7 +46,7 @@ impl Run {
         }
         let pid = self.pid();
         let name = name_of(kind);
-        let quiet = self.honest("alone", per_second, &mut Peak::default());
+        let quiet = self.honest("alone", per_second, &mut |_| {});
         let rss_before_bytes = pid.map(rss_bytes);
         let before = self.spent();
         let started = Instant::now();
@@ -56,7 +56,7 @@ impl Run {
         };
         let mut peak = Peak::default();
         self.fleet.hold(GATHER, |_| peak.look(pid));
-        let beside = self.honest(name, per_second, &mut peak);
+        let beside = self.honest(name, per_second, &mut |pid| peak.look(pid));
         let spent = self.since(&before);
         let wall = started.elapsed().as_secs_f64();
         let ledger = hostile.end();
@@ -89,7 +89,12 @@ impl Run {
     }
 
     /// The honest load, as long as a load lasts.
-    fn honest(&mut self, what: &'static str, per_second: f64, peak: &mut Peak) -> Honest {
+    pub(super) fn honest(
+        &mut self,
+        what: &'static str,
+        per_second: f64,
+        look: &mut dyn FnMut(Option<u32>),
+    ) -> Honest {
         let (load, pid) = (self.options.load, self.pid());
         let before = self.fleet.tally();
         let waits = || {
@@ -97,7 +102,7 @@ impl Run {
                 .map(|(pid, names)| Waits::of(pid, names))
         };
         let waits_before = waits();
-        let joint = self.paced_echoes(what, per_second, load, |_: &Fleet| peak.look(pid));
+        let joint = self.paced_echoes(what, per_second, load, |_: &Fleet| look(pid));
         let achieved = achieved(&joint, load);
         if achieved < per_second * RATE_MIN {
             self.note(format!(

@@ -1,0 +1,152 @@
+//! What an operator's programs ask of the admin listener while clients are served: scrapes and publications at fixed times, each
+//! timed from when it was due.
+
+use hdrhistogram::Histogram;
+use httparse::{EMPTY_HEADER, Response, Status};
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two scrapes: many times as often as anybody scrapes, for there to be a p99.
+const SCRAPE_EVERY: Duration = Duration::from_millis(100);
+const PUBLISH_EVERY: Duration = Duration::from_millis(10);
+const PUBLICATION: &str = r#"{"channel":"from-the-operator","data":{"bid":101.25,"ask":101.5}}"#;
+
+/// What was asked and how long each answer took.
+#[derive(Default, Clone)]
+pub(crate) struct Asked {
+    pub(crate) latency_us: Vec<u64>,
+    /// Of the last answer's body.
+    pub(crate) body_bytes: usize,
+    /// No answer, or one that is no 200.
+    pub(crate) failed: u64,
+}
+
+impl Asked {
+    pub(crate) fn histogram(&self) -> Histogram<u64> {
+        let mut histogram = Histogram::new(3).expect("three figures are allowed");
+        self.latency_us.iter().for_each(|us| histogram.saturating_record(*us));
+        histogram
+    }
+}
+
+/// Asks until it is ended.
+pub(crate) struct Asker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Asked>,
+}
+
+impl Asker {
+    /// Scrapes the metrics.
+    pub(crate) fn scrapes(admin: SocketAddr) -> Asker {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+        Asker::start(admin, request, SCRAPE_EVERY)
+    }
+
+    /// Publishes through the API.
+    pub(crate) fn publishes(admin: SocketAddr) -> Asker {
+        let request = format!(
+            "POST /api/publish HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n\
+             {PUBLICATION}",
+            PUBLICATION.len()
+        );
+        Asker::start(admin, request, PUBLISH_EVERY)
+    }
+
+    fn start(admin: SocketAddr, request: String, every: Duration) -> Asker {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || ask_on(admin, request.as_bytes(), every, &stopped));
+        Asker { stop, thread }
+    }
+
+    pub(crate) fn end(self) -> Asked {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+fn ask_on(admin: SocketAddr, request: &[u8], every: Duration, stop: &AtomicBool) -> Asked {
+    let mut asked = Asked::default();
+    let mut stream = None;
+    let mut due = Instant::now();
+    while !stop.load(Relaxed) {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let answer = ask(&mut stream, admin, request);
+        match answer {
+            Ok((200, body_bytes)) => {
+                asked.body_bytes = body_bytes;
+                asked.latency_us.push(due.elapsed().as_micros() as u64);
+            }
+            _ => {
+                asked.failed += 1;
+                stream = None;
+            }
+        }
+        due += every;
+    }
+    asked
+}
+
+/// One request on a connection that is kept; its status and the length of its body.
+pub(crate) fn ask(
+    kept: &mut Option<TcpStream>,
+    admin: SocketAddr,
+    request: &[u8],
+) -> Result<(u16, usize), Error> {
+    let stream = match kept {
+        Some(stream) => stream,
+        None => kept.insert(open(admin)?),
+    };
+    stream.write_all(request)?;
+    let mut received = Vec::new();
+    let mut piece = [0; 16 << 10];
+    loop {
+        match stream.read(&mut piece)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            count => received.extend_from_slice(&piece[..count]),
+        }
+        if let Some((status, head_bytes, body_bytes)) = head(&received)?
+            && received.len() >= head_bytes + body_bytes
+        {
+            return Ok((status, body_bytes));
+        }
+    }
+}
+
+fn open(admin: SocketAddr) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Status, length of the head, length of the body, once the head is whole.
+fn head(received: &[u8]) -> Result<Option<(u16, usize, usize)>, Error> {
+    let mut headers = [EMPTY_HEADER; 32];
+    let mut response = Response::new(&mut headers);
+    let Status::Complete(head_bytes) = response.parse(received).map_err(Error::other)? else {
+        return Ok(None);
+    };
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
+    Ok(Some((response.code.unwrap_or(0), head_bytes, length.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_body_is() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!(head(&answer[..30]).unwrap(), None);
+        assert_eq!(head(answer).unwrap(), Some((200, answer.len() - 3, 3)));
+        assert!(head(b"nonsense\r\n\r\n").is_err());
+    }
+}
