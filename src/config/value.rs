@@ -242,12 +242,9 @@ pub(super) const PUBLISHERS: Kind<Publishers> = Kind {
 pub(super) const SLOW_CONSUMER: Kind<SlowConsumer> = Kind {
     name: "POLICY",
     written: "disconnect, drop_newest, drop_oldest or conflate",
-    parse: |text| match text {
-        "disconnect" => Ok(SlowConsumer::Disconnect),
-        "drop_newest" => Ok(SlowConsumer::DropNewest),
-        "drop_oldest" => Ok(SlowConsumer::DropOldest),
-        "conflate" => Ok(SlowConsumer::Conflate),
-        _ => Err("is no policy".into()),
+    parse: |text| {
+        let named = SlowConsumer::ALL.into_iter().find(|policy| policy.name() == text);
+        named.ok_or_else(|| "is no policy".into())
     },
 };
 

@@ -14,7 +14,7 @@ use super::{Hub, seconds, wire};
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
 use crate::proto::close::CloseReason;
-use crate::proto::command::{Command, ErrorCode, Parsed, Place, Recover, Topic, parse};
+use crate::proto::command::{Command, ErrorCode, Parsed, Place, Recover, Refusal, Topic, parse};
 use crate::proto::event::{self, Sender, Start};
 
 /// Users or publications in one answer: what is asked for, at most the second.
@@ -33,13 +33,22 @@ fn refused<T>(code: ErrorCode, text: impl Into<String>) -> Result<T, Refused> {
 impl<K: Hooks> Hub<K> {
     /// Does what one message asks.
     pub(super) fn run(&mut self, conn: ConnId, text: &str, out: &mut Outbox<Mail>) {
-        match parse(text) {
+        let parsed = parse(text);
+        self.count_message(&parsed);
+        match parsed {
             Ok(Parsed { id, command }) => {
                 if let Err(Refused { code, text }) = self.execute(conn, id, command, out) {
                     self.refuse(conn, id, code, &text, out);
                 }
             }
             Err(refusal) => self.refuse(conn, refusal.id.as_deref(), refusal.code, &refusal.text, out),
+        }
+    }
+
+    fn count_message(&self, parsed: &Result<Parsed<'_>, Refusal>) {
+        match parsed {
+            Ok(parsed) => self.counters.received[parsed.command.verb() as usize].add(1),
+            Err(_) => self.counters.invalid.add(1),
         }
     }
 
@@ -108,6 +117,9 @@ impl<K: Hooks> Hub<K> {
                 .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
         {
             return refused(ErrorCode::Forbidden, format!("may not subscribe to {}", topic.name));
+        }
+        if recover.is_some() && self.sessions.get(conn).is_some_and(|session| session.note_return()) {
+            self.counters.reconnections.add(1);
         }
         let since = recover.and_then(|recover| wire::position(&recover.epoch, recover.last_id));
         self.set_busy(conn, out);
@@ -322,8 +334,9 @@ impl<K: Hooks> Hub<K> {
                 self.handle_admitted(conn, address, Some(limit), out);
             }
             (Ask::Open { .. }, Answer::Refused(limit)) => {
-                self.refusals.count(limit);
+                self.counters.refuse(limit);
                 let code = limit.error();
+                self.counters.errors[code as usize].add(1);
                 let frame = wire::frame(|json| event::append_error(json, None, code, code.text()));
                 out.send_frame(conn, frame);
                 self.end(conn, limit.reason(), out);
@@ -448,7 +461,9 @@ impl<K: Hooks> Hub<K> {
         out: &mut Outbox<Mail>,
     ) {
         let code = limit.error();
-        match parse(text) {
+        let parsed = parse(text);
+        self.count_message(&parsed);
+        match parsed {
             Ok(Parsed { id, .. }) => self.refuse(conn, id, code, code.text(), out),
             Err(refusal) => self.refuse(conn, refusal.id.as_deref(), code, code.text(), out),
         }
@@ -463,9 +478,10 @@ impl<K: Hooks> Hub<K> {
         out: &mut Outbox<Mail>,
     ) {
         let Some(session) = self.sessions.get(conn) else { return };
+        self.counters.errors[code as usize].add(1);
         let limit = Limit::of_command(code);
         if let Some(limit) = limit {
-            self.refusals.count(limit);
+            self.counters.refuse(limit);
         }
         // Being asked to try again is no fault of the client's.
         if code != ErrorCode::TryAgain && !session.forgive(out.unix_ms()) {

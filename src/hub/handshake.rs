@@ -227,10 +227,11 @@ impl<K: Hooks> Hub<K> {
             }
             Refusal::Limit(limit) => (Status::Unavailable, "The server is full or about to stop.", limit),
         };
-        self.refusals.count(limit);
+        self.counters.refuse(limit);
         if !self.options.refuse_in_band {
             return Decision::Respond(response(status, line, retry_ms));
         }
+        self.counters.errors[limit.error() as usize].add(1);
         let delay = (status != Status::Unauthorized).then_some(retry_ms);
         let frames = wire::frame(|json| event::append_turned_away(json, limit.error(), line, delay));
         let subprotocol = offers_subprotocol.then(|| SUBPROTOCOL.to_owned());

@@ -4,13 +4,31 @@ use super::namespace::Settings;
 use crate::buf::Payload;
 use crate::handler::ConnId;
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 
 /// One publication as it was sent.
 pub struct Entry {
     pub frame: Payload,
     pub at_ms: u64,
-    /// The connection that did not get it, and its core.
-    pub except: Option<(u16, ConnId)>,
+    /// When it was made, by [`super::stats::now_us`].
+    pub made_us: u32,
+    /// The connection that did not get it, behind its core's number and one, which is never 0 and needs no room for a tag.
+    except: Option<(NonZeroU16, ConnId)>,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 32);
+
+impl Entry {
+    /// A publication for all but `except`, a connection on the core named first.
+    pub fn new(frame: Payload, at_ms: u64, made_us: u32, except: Option<(u16, ConnId)>) -> Entry {
+        let except = except.map(|(core, conn)| (NonZeroU16::MIN.saturating_add(core), conn));
+        Entry { frame, at_ms, made_us, except }
+    }
+
+    /// The connection on this core that does not get it.
+    pub fn except_on(&self, core: u16) -> Option<ConnId> {
+        self.except.filter(|(other, _)| other.get() - 1 == core).map(|(_, conn)| conn)
+    }
 }
 
 /// Publications with offsets `last - len + 1 ..= last`.
@@ -96,7 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(bytes: usize, at_ms: u64) -> Entry {
-        Entry { frame: Payload::new(&[&vec![7; bytes]]), at_ms, except: None }
+        Entry::new(Payload::new(&[&vec![7; bytes]]), at_ms, 0, None)
     }
 
     proptest! {

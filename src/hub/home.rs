@@ -15,6 +15,7 @@ use super::link::Links;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Position, Subscribed};
 use super::name::Name;
 use super::presence::{News, Presence, Telling};
+use super::stats::now_us;
 use super::wire;
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
@@ -288,7 +289,6 @@ impl Homes {
         out: &mut Outbox<Mail>,
     ) -> u64 {
         let topic = &mut self.topics[number as usize];
-        let settings = self.options.namespaces.numbered(topic.settings);
         let offset = topic.history.last() + 1;
         let frame = wire::publication(
             &topic.name,
@@ -300,10 +300,12 @@ impl Homes {
             &self.options.server_id,
         );
         topic.used_ms = self.now_ms;
+        let entry = Entry::new(frame, self.now_ms, now_us(), except);
+        self.deliver(number, offset, &entry, links, out);
+        let topic = &mut self.topics[number as usize];
         let before = topic.history.bytes();
-        topic.history.push(Entry { frame: frame.clone(), at_ms: self.now_ms, except }, settings);
+        topic.history.push(entry, self.options.namespaces.numbered(topic.settings));
         self.kept_bytes = self.kept_bytes + topic.history.bytes() - before;
-        self.deliver(number, offset, frame, except, links, out);
         self.note_kept(number);
         self.keep_within_bytes();
         offset
@@ -315,8 +317,7 @@ impl Homes {
         &mut self,
         number: u32,
         offset: u64,
-        frame: Payload,
-        except: Option<(u16, ConnId)>,
+        entry: &Entry,
         links: &mut Links,
         out: &mut Outbox<Mail>,
     ) {
@@ -325,8 +326,7 @@ impl Homes {
             if link.lags {
                 continue;
             }
-            let except = except.filter(|(core, _)| *core == link.core).map(|(_, conn)| conn);
-            let mail = Mail::Deliver { topic: name.clone(), offset, frame: frame.clone(), except };
+            let mail = delivery(name, offset, entry, link.core);
             let sent = links.try_deliver(link.core.into(), mail, out).is_ok();
             if sent && offset > 0 {
                 link.sent = offset;
@@ -358,11 +358,7 @@ impl Homes {
         while link.sent < history.last() {
             let from = link.sent + 1;
             let (to, mail) = match history.get(from) {
-                Some(entry) => {
-                    let except = entry.except.filter(|(other, _)| *other == core).map(|(_, conn)| conn);
-                    let frame = entry.frame.clone();
-                    (from, Mail::Deliver { topic: name.clone(), offset: from, frame, except })
-                }
+                Some(entry) => (from, delivery(name, from, entry, core)),
                 None => {
                     let to = history.first() - 1;
                     (to, Mail::Gap { topic: name.clone(), from, to })
@@ -430,7 +426,8 @@ impl Homes {
         }
         if let Some(telling) = topic.news.get_or_insert_default().add(user, joined) {
             let frame = wire::telling(&topic.name, &telling);
-            self.deliver(number, 0, frame, except, links, out);
+            let event = Entry::new(frame, self.now_ms, now_us(), except);
+            self.deliver(number, 0, &event, links, out);
         }
     }
 
@@ -449,7 +446,8 @@ impl Homes {
             }
             if let Some(telling) = telling {
                 let frame = wire::telling(&topic.name, &telling);
-                self.deliver(number, 0, frame, None, links, out);
+                let event = Entry::new(frame, now_ms, now_us(), None);
+                self.deliver(number, 0, &event, links, out);
             }
         }
         self.drop_aged();
@@ -558,6 +556,13 @@ impl Homes {
     }
 }
 
+/// The mail that brings a publication, or with offset 0 an event, to a core.
+fn delivery(topic: &Name, offset: u64, entry: &Entry, core: u16) -> Mail {
+    let Entry { frame, made_us, .. } = entry;
+    let except = entry.except_on(core);
+    Mail::Deliver { topic: topic.clone(), offset, frame: frame.clone(), except, made_us: *made_us }
+}
+
 /// What came after `since`, if all of it is kept and not too much to send.
 fn missed(topic: &Topic, since: Position, bytes_max: usize) -> Option<Vec<Payload>> {
     if since.epoch != topic.epoch {
@@ -610,6 +615,7 @@ mod tests {
             anonymous: false,
             refuse_in_band: false,
             limits: Limits::NONE,
+            board: Arc::default(),
         }))
     }
 

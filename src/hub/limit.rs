@@ -1,4 +1,4 @@
-//! The limits of the hub: the one table of their names, options and answers, and the count of what they refused.
+//! The limits of the hub: the one table of their names, options and answers.
 //!
 //! Limits of bytes and time (messages, fragments, handshakes, queues) are the reactor's, where each ends its connection
 //! with a [`crate::CloseReason`] of its own. docs/limits.md has all of them, and a test holds it to this table.
@@ -6,7 +6,6 @@
 use crate::ds::{Bucket, Rate};
 use crate::proto::close::CloseReason;
 use crate::proto::command::ErrorCode;
-use std::ops::AddAssign;
 
 macro_rules! limits {
     ($($variant:ident $name:literal [$($option:literal),*] $error:ident $reason:ident, $doc:literal;)*) => {
@@ -62,27 +61,6 @@ impl Limit {
     pub(super) fn of_command(code: ErrorCode) -> Option<Limit> {
         let limits = [Limit::Tokens, Limit::Messages, Limit::Bytes, Limit::Topics];
         limits.into_iter().find(|limit| limit.error() == code)
-    }
-}
-
-/// What the limits refused, of one core or of all added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Refusals([u64; Limit::ALL.len()]);
-
-impl Refusals {
-    /// How often a limit refused.
-    pub fn of(&self, limit: Limit) -> u64 {
-        self.0[limit as usize]
-    }
-
-    pub(crate) fn count(&mut self, limit: Limit) {
-        self.0[limit as usize] += 1;
-    }
-}
-
-impl AddAssign for Refusals {
-    fn add_assign(&mut self, other: Refusals) {
-        self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
     }
 }
 
@@ -154,15 +132,5 @@ mod tests {
             assert!(!limit.options().is_empty(), "{limit:?}");
             assert!(Limit::of_command(limit.error()).is_none_or(|other| other.error() == limit.error()));
         }
-    }
-
-    #[test]
-    fn refusals_add_up_by_limit() {
-        let (mut sum, mut other) = (Refusals::default(), Refusals::default());
-        sum.count(Limit::Tokens);
-        other.count(Limit::Tokens);
-        other.count(Limit::Topics);
-        sum += other;
-        assert_eq!([Limit::Tokens, Limit::Topics, Limit::Bytes].map(|limit| sum.of(limit)), [2, 1, 0]);
     }
 }

@@ -18,12 +18,14 @@ use super::name::Name;
 use super::namespace::{Namespaces, SlowConsumer};
 use super::session::{Sessions, SubRef};
 use super::slow::{Lag, Verdict};
+use super::stats::{Counters, now_us};
 use super::wire;
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
 use crate::proto::close::CloseReason;
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Subscribers given something in one turn: as many sends go into one enter.
 const GIVEN_PER_TURN: usize = 128;
@@ -49,6 +51,16 @@ pub struct Item {
     pub to: u64,
     /// A connection that does not get it.
     pub except: Option<ConnId>,
+    /// When it was made, by [`now_us`].
+    pub made_us: u32,
+}
+
+const _: () = assert!(size_of::<Item>() <= 40);
+
+impl Item {
+    fn age_us(&self, now_us: u32) -> u32 {
+        now_us.wrapping_sub(self.made_us)
+    }
 }
 
 /// Items by their sequence number, which wraps.
@@ -151,21 +163,12 @@ pub struct Locals {
     bytes: usize,
     lease: Lease,
     queue_bytes_max: usize,
-    /// Subscribers cut off, and publications that were dropped, for being slow.
-    pub counts: Counts,
-}
-
-/// What slow consumers were spared or denied.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    pub deliveries: u64,
-    pub disconnected: u64,
-    pub dropped: u64,
-    pub gaps: u64,
+    subscriptions: usize,
+    counters: Arc<Counters>,
 }
 
 impl Locals {
-    pub fn new(queue_bytes_max: usize, lease: Lease) -> Locals {
+    pub fn new(queue_bytes_max: usize, lease: Lease, counters: Arc<Counters>) -> Locals {
         Locals {
             by_name: HashMap::new(),
             topics: Slab::new(),
@@ -174,7 +177,8 @@ impl Locals {
             bytes: 0,
             lease,
             queue_bytes_max,
-            counts: Counts::default(),
+            subscriptions: 0,
+            counters,
         }
     }
 
@@ -192,6 +196,11 @@ impl Locals {
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.topics.is_empty() && self.by_name.is_empty() && self.walking.is_empty()
+    }
+
+    /// Subscriptions of connections of this core.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions
     }
 
     /// Bytes held in logs.
@@ -233,6 +242,7 @@ impl Locals {
                 topic.subs.len() as u32 - 1
             }
         };
+        self.subscriptions += 1;
         SubRef { topic: number, at }
     }
 
@@ -252,6 +262,7 @@ impl Locals {
         } else if lag.is_some() {
             self.release_log(sub.topic);
         }
+        self.subscriptions -= 1;
         owed
     }
 
@@ -269,11 +280,15 @@ impl Locals {
 
     /// Goes on with the walks and with those who catch up, in bounded steps. True when nothing is left to do.
     pub fn step(&mut self, sessions: &mut Sessions, namespaces: &Namespaces, out: &mut Outbox<Mail>) -> bool {
-        self.catch_up(sessions, out);
-        let (mut given, mut looked_at) = (GIVEN_PER_TURN, LOOKED_AT_PER_TURN);
-        while given > 0 && looked_at > 0 {
+        if self.walking.is_empty() && self.catching_up.is_empty() {
+            return true;
+        }
+        let now_us = now_us();
+        self.catch_up(now_us, sessions, out);
+        let mut left = Left { given: GIVEN_PER_TURN, looked_at: LOOKED_AT_PER_TURN };
+        while left.given > 0 && left.looked_at > 0 {
             let Some(number) = self.walking.pop_front() else { break };
-            self.walk(number, &mut given, &mut looked_at, sessions, namespaces, out);
+            self.walk(number, now_us, &mut left, sessions, namespaces, out);
             if self.topics[number as usize].left > 0 {
                 self.walking.push_back(number);
             } else {
@@ -286,16 +301,17 @@ impl Locals {
     fn walk(
         &mut self,
         number: u32,
-        given: &mut usize,
-        looked_at: &mut usize,
+        now_us: u32,
+        left: &mut Left,
         sessions: &mut Sessions,
         namespaces: &Namespaces,
         out: &mut Outbox<Mail>,
     ) {
-        while self.topics[number as usize].left > 0 && *given > 0 && *looked_at > 0 {
+        let mut served = Served { now_us, cursor: 0, subscribers: 0 };
+        while self.topics[number as usize].left > 0 && left.given > 0 && left.looked_at > 0 {
             let topic = &mut self.topics[number as usize];
             topic.left -= 1;
-            *looked_at -= 1;
+            left.looked_at -= 1;
             if topic.at as usize >= topic.subs.len() {
                 topic.at = 0;
             }
@@ -309,33 +325,37 @@ impl Locals {
             if sub.is_passed_by() {
                 self.owe(number, at, sessions, namespaces, out);
             } else if sub.cursor != next {
-                *given -= 1;
+                left.given -= 1;
                 if topic.log.is_more_than_a_batch(sub.cursor) {
                     let conn = sub.conn();
                     self.pass_by(sessions, conn);
                     self.begin_catching_up(sessions, conn);
                     self.owe(number, at, sessions, namespaces, out);
                 } else {
-                    self.give_all(number, at, out);
+                    self.give_all(number, at, &mut served, out);
                 }
             }
         }
+        served.count(&self.topics[number as usize].log, &self.counters);
     }
 
     /// Gives a subscriber everything after its cursor.
-    fn give_all(&mut self, number: u32, at: u32, out: &mut Outbox<Mail>) {
+    fn give_all(&mut self, number: u32, at: u32, served: &mut Served, out: &mut Outbox<Mail>) {
         let topic = &mut self.topics[number as usize];
         let next = topic.log.next();
         let sub = &mut topic.subs[at as usize];
         let (cursor, conn) = (std::mem::replace(&mut sub.cursor, next), sub.conn());
         let count = next.wrapping_sub(cursor);
-        self.counts.deliveries += u64::from(count);
-        let excepted = topic.log.since(cursor).any(|item| item.except == Some(conn));
-        if count == 1 || excepted {
+        if topic.log.since(cursor).any(|item| item.except == Some(conn)) {
             for item in topic.log.since(cursor).filter(|item| item.except != Some(conn)) {
+                self.counters.delivery_us.record(item.age_us(served.now_us).into());
                 out.send_frame(conn, item.frame.clone());
             }
             return;
+        }
+        served.add(cursor, &topic.log, &self.counters);
+        if count == 1 {
+            return out.send_frame(conn, topic.log.get(cursor).frame.clone());
         }
         let is_joined = matches!(&topic.joined, Some((from, to, _)) if (*from, *to) == (cursor, next));
         if !is_joined {
@@ -371,10 +391,16 @@ impl Locals {
         }
         let lag = topic.lags.entry(at).or_insert_with(|| Lag::from(sub.cursor));
         let owed = *session.owed_bytes();
-        match lag.owe(&topic.log, &mut sub.cursor, owed, bytes_max, policy, &mut self.counts.dropped) {
+        let (mut dropped, had_all) = (0, !lag.has_lost());
+        let verdict = lag.owe(&topic.log, &mut sub.cursor, owed, bytes_max, policy, &mut dropped);
+        self.counters.dropped.add(dropped);
+        if dropped > 0 && had_all || verdict == Verdict::TooSlow {
+            self.counters.slow[policy as usize].add(1);
+        }
+        match verdict {
             Verdict::Owed(bytes) => *session.owed_bytes() = bytes,
             Verdict::TooSlow => {
-                self.counts.disconnected += 1;
+                self.counters.slow_disconnected.add(1);
                 sub.cursor = topic.log.next();
                 session.end();
                 out.end(sub.conn(), CloseReason::SlowConsumer);
@@ -398,7 +424,7 @@ impl Locals {
         }
     }
 
-    fn catch_up(&mut self, sessions: &mut Sessions, out: &mut Outbox<Mail>) {
+    fn catch_up(&mut self, now_us: u32, sessions: &mut Sessions, out: &mut Outbox<Mail>) {
         for _ in 0..self.catching_up.len().min(GIVEN_PER_TURN) {
             let Some(conn) = self.catching_up.pop_front() else { return };
             let Some(session) = sessions.get(conn) else { continue };
@@ -408,7 +434,7 @@ impl Locals {
             }
             let mut batch = Batch { bytes: GIVEN_BYTES_MAX, items: GIVEN_ITEMS_MAX, freed: 0 };
             let subs: Vec<SubRef> = session.subs().collect();
-            let caught_up = subs.into_iter().all(|sub| self.catch_up_one(sub, &mut batch, out));
+            let caught_up = subs.into_iter().all(|sub| self.catch_up_one(sub, now_us, &mut batch, out));
             let Some(session) = sessions.get(conn) else { continue };
             *session.owed_bytes() -= batch.freed;
             if caught_up {
@@ -420,13 +446,13 @@ impl Locals {
     }
 
     /// Gives one subscription what it is owed, as far as the batch goes; true when that was all.
-    fn catch_up_one(&mut self, sub: SubRef, batch: &mut Batch, out: &mut Outbox<Mail>) -> bool {
+    fn catch_up_one(&mut self, sub: SubRef, now_us: u32, batch: &mut Batch, out: &mut Outbox<Mail>) -> bool {
         let number = sub.topic;
         let topic = &mut self.topics[number as usize];
         let (conn, cursor) = (topic.subs[sub.at as usize].conn(), &mut topic.subs[sub.at as usize].cursor);
         if let Some(lag) = topic.lags.get_mut(&sub.at) {
             if let Some((from, to)) = lag.take_gap_before() {
-                self.counts.gaps += 1;
+                self.counters.gaps.add(1);
                 out.send_frame(conn, wire::gap(&topic.name, from, to, SLOW));
             }
             let mut run = Run::default();
@@ -435,7 +461,7 @@ impl Locals {
                 *cursor = cursor.wrapping_add(1);
                 batch.take(item.frame.len());
                 if item.except != Some(conn) {
-                    self.counts.deliveries += 1;
+                    self.counters.delivery_us.record(item.age_us(now_us).into());
                     run.add(&item.frame, conn, out);
                 }
             }
@@ -444,7 +470,7 @@ impl Locals {
                 return false;
             }
             if let Some((from, to)) = lag.take_gap_behind() {
-                self.counts.gaps += 1;
+                self.counters.gaps.add(1);
                 out.send_frame(conn, wire::gap(&topic.name, from, to, SLOW));
             }
             *cursor = lag.seen();
@@ -473,6 +499,38 @@ impl Locals {
     /// Gives back what the lease holds beyond need.
     pub fn on_tick(&mut self) {
         self.lease.covers(self.bytes);
+    }
+}
+
+/// What one step may still do.
+struct Left {
+    given: usize,
+    looked_at: usize,
+}
+
+/// Subscribers of one topic that were given the same: all items from `cursor` on. Counted together, since nearly all are.
+struct Served {
+    now_us: u32,
+    cursor: u32,
+    subscribers: u64,
+}
+
+impl Served {
+    fn add(&mut self, cursor: u32, log: &Log, counters: &Counters) {
+        if cursor != self.cursor {
+            self.count(log, counters);
+            self.cursor = cursor;
+        }
+        self.subscribers += 1;
+    }
+
+    fn count(&mut self, log: &Log, counters: &Counters) {
+        let subscribers = std::mem::take(&mut self.subscribers);
+        if subscribers > 0 {
+            for item in log.since(self.cursor) {
+                counters.delivery_us.record_many(item.age_us(self.now_us).into(), subscribers);
+            }
+        }
     }
 }
 

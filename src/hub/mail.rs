@@ -7,7 +7,6 @@
 use super::hooks::Connect;
 use super::limit::Limit;
 use super::name::Name;
-use super::stats::Figures;
 use crate::budget::MAIL_BYTES_MAX;
 use crate::buf::Payload;
 use crate::handler::ConnId;
@@ -29,6 +28,8 @@ pub enum Mail {
         frame: Payload,
         /// A connection that does not get it.
         except: Option<ConnId>,
+        /// When it was made, by [`super::stats::now_us`].
+        made_us: u32,
     },
     /// Publications that this core will not get.
     Gap {
@@ -139,8 +140,6 @@ pub enum Ask {
         code: u16,
         reason: Name,
     },
-    /// This core's figures.
-    Figures,
 }
 
 /// A place in a topic's history.
@@ -169,7 +168,6 @@ pub enum Answer {
     Sent {
         connections: usize,
     },
-    Figures(Figures),
     /// A limit is against it; nothing was done.
     Refused(Limit),
     /// There is no room on the way; nothing was done.

@@ -38,12 +38,12 @@ mod wire;
 
 pub use hooks::{Client, Connect, Hooks, Open};
 pub use lease::Budget;
-pub use limit::{Limit, Limits, Refusals};
+pub use limit::{Limit, Limits};
 pub use mail::Mail;
 pub(crate) use mail::{Answer, Ask, Asker, Call};
 pub use name::{Name, home};
 pub use namespace::{Namespaces, PatternError, Publishers, Settings, SlowConsumer};
-pub use stats::Figures;
+pub use stats::{Board, Counters, Figures};
 pub(crate) use wire::{direct_from_server, epoch, history_items, parse_connection_id};
 
 use crate::ds::{Bucket, Rate};
@@ -58,6 +58,7 @@ use lease::Lease;
 use link::Links;
 use local::{Item, Locals};
 use session::Sessions;
+use stats::now_us;
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -101,6 +102,8 @@ pub struct Options {
     pub refuse_in_band: bool,
     /// Limits on connections and rates.
     pub limits: Limits,
+    /// Where each core's counters are added up.
+    pub board: Arc<Board>,
 }
 
 impl Options {
@@ -125,7 +128,7 @@ pub struct Hub<K: Hooks = Open> {
     /// This core's share of the newcomers, once the number of cores is known.
     accepts_rate: Option<Rate>,
     accepts: Bucket,
-    refusals: Refusals,
+    counters: Arc<Counters>,
     /// For the times at which clients are asked to come back.
     retries: RandomState,
     retries_drawn: u64,
@@ -136,10 +139,11 @@ impl<K: Hooks> Hub<K> {
     /// An empty hub.
     pub(crate) fn new(options: Arc<Options>, hooks: K) -> Hub<K> {
         let lease = Lease::new(Arc::clone(&options.slow_budget));
+        let counters = options.board.add_core();
         Hub {
             hooks,
             sessions: Sessions::default(),
-            locals: Locals::new(options.send_queue_bytes_max, lease),
+            locals: Locals::new(options.send_queue_bytes_max, lease, Arc::clone(&counters)),
             homes: Homes::new(Arc::clone(&options)),
             users: Users::default(),
             addresses: Addresses::default(),
@@ -147,7 +151,7 @@ impl<K: Hooks> Hub<K> {
             newcomers: HashMap::new(),
             accepts_rate: None,
             accepts: Bucket::FULL,
-            refusals: Refusals::default(),
+            counters,
             retries: RandomState::new(),
             retries_drawn: 0,
             links: Links::default(),
@@ -161,8 +165,8 @@ impl<K: Hooks> Hub<K> {
     }
 
     /// Counts what a limit outside the hub has refused.
-    pub(crate) fn count_refusal(&mut self, limit: Limit) {
-        self.refusals.count(limit);
+    pub(crate) fn count_refusal(&self, limit: Limit) {
+        self.counters.refuse(limit);
     }
 
     /// Mail from a core.
@@ -173,12 +177,12 @@ impl<K: Hooks> Hub<K> {
                 self.links.on_answer(from, out);
                 self.handle_answer(*call, out);
             }
-            Mail::Deliver { topic, offset, frame, except } => {
-                self.locals.append(&topic, Item { frame, from: offset, to: offset, except });
+            Mail::Deliver { topic, offset, frame, except, made_us } => {
+                self.locals.append(&topic, Item { frame, from: offset, to: offset, except, made_us });
             }
             Mail::Gap { topic, from, to } => {
                 let frame = wire::gap(&topic, from, to, OVERLOAD);
-                self.locals.append(&topic, Item { frame, from, to, except: None });
+                self.locals.append(&topic, Item { frame, from, to, except: None, made_us: now_us() });
             }
             Mail::Forward { conn, frame } => out.send_frame(conn, frame),
             Mail::Cut { conn, code, reason } => out.close(conn, code, &reason),
@@ -194,10 +198,6 @@ impl<K: Hooks> Hub<K> {
             }
             Ask::Admit { .. } | Ask::Depart { .. } => {
                 self.addresses.handle_call(from, call, &self.options.limits, &mut self.links, out);
-            }
-            Ask::Figures => {
-                let figures = Answer::Figures(self.figures());
-                home::give_answer(from, call, figures, &mut self.links, out);
             }
             _ => self.homes.handle_call(from, call, &mut self.links, out),
         }
@@ -273,7 +273,7 @@ impl<K: Hooks> Handler for Hub<K> {
         if let Err(limit) = self.guards.charge(conn, bytes, &self.options.limits, out.unix_ms()) {
             // Nothing can be said about a ping but by the close. Some are forgiven, like commands: the one that is too many may be
             // the pong to our own ping.
-            self.refusals.count(limit);
+            self.counters.refuse(limit);
             if self.sessions.get(conn).is_some_and(|session| !session.forgive(out.unix_ms())) {
                 self.end(conn, limit.reason(), out);
             }
@@ -318,6 +318,7 @@ impl<K: Hooks> Handler for Hub<K> {
         self.finish(out);
         let all_warned = self.look_after_tokens(out);
         let all_served = self.locals.step(&mut self.sessions, &self.options.namespaces, out);
+        self.set_gauges();
         match (all_served && all_warned, all_sent && none_lags) {
             (false, _) => Work::Now,
             (true, false) => Work::Soon, // a ring is full, and nobody tells when it is not

@@ -18,6 +18,7 @@ pub enum Publishers {
 
 /// What happens when a connection does not read as fast as its topics publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum SlowConsumer {
     /// It is closed with 1013.
     Disconnect,
@@ -27,6 +28,26 @@ pub enum SlowConsumer {
     DropOldest,
     /// Only the latest message waits for it.
     Conflate,
+}
+
+impl SlowConsumer {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [SlowConsumer; 4] = [
+        SlowConsumer::Disconnect,
+        SlowConsumer::DropNewest,
+        SlowConsumer::DropOldest,
+        SlowConsumer::Conflate,
+    ];
+
+    /// Its name in the configuration, and the metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SlowConsumer::Disconnect => "disconnect",
+            SlowConsumer::DropNewest => "drop_newest",
+            SlowConsumer::DropOldest => "drop_oldest",
+            SlowConsumer::Conflate => "conflate",
+        }
+    }
 }
 
 /// Settings of a topic.

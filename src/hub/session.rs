@@ -37,6 +37,8 @@ mod flag {
     pub const WELCOMED: u8 = 1 << 3;
     /// It is being closed: nothing is done for it any more.
     pub const ENDED: u8 = 1 << 4;
+    /// It has said where it stood in a topic when it was last connected.
+    pub const RETURNED: u8 = 1 << 5;
 }
 
 /// One connection that speaks the channel protocol.
@@ -163,6 +165,13 @@ impl Session {
 
     pub fn end(&mut self) {
         self.flags |= flag::ENDED;
+    }
+
+    /// It says where it stood when it was last connected; true the first time.
+    pub fn note_return(&mut self) -> bool {
+        let is_first = !self.has(flag::RETURNED);
+        self.flags |= flag::RETURNED;
+        is_first
     }
 
     /// What only few have; made on first use.

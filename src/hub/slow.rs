@@ -36,6 +36,11 @@ impl Lag {
         self.seen
     }
 
+    /// Whether something is lost that the client has not been told of.
+    pub fn has_lost(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// The end of the run.
     pub fn end(&self) -> u32 {
         self.stop.unwrap_or(self.seen)

@@ -117,6 +117,67 @@ pub enum Command<'a> {
     Ping,
 }
 
+macro_rules! verbs {
+    ($($variant:ident $name:literal;)*) => {
+        /// The `type` of a command. The table for parsing, metrics and documentation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Verb {
+            $(#[doc = $name] $variant,)*
+        }
+
+        impl Verb {
+            /// Every type, in the order of their numbers.
+            pub const ALL: [Verb; [$($name),*].len()] = [$(Verb::$variant),*];
+
+            fn named(name: &str) -> Option<Verb> {
+                match name { $($name => Some(Verb::$variant),)* _ => None }
+            }
+
+            /// The `type` on the wire, and the metric label.
+            pub const fn name(self) -> &'static str {
+                match self { $(Verb::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+verbs! {
+    Subscribe "subscribe";
+    Join "join";
+    Unsubscribe "unsubscribe";
+    Leave "leave";
+    LeaveAll "leave_all";
+    Publish "publish";
+    RoomMessage "room_message";
+    DirectMessage "direct_message";
+    Presence "presence";
+    History "history";
+    Refresh "refresh";
+    Ping "ping";
+}
+
+impl Command<'_> {
+    /// What it is called on the wire.
+    pub fn verb(&self) -> Verb {
+        let of = |topic: &Topic<'_>, channel, room| match topic.place {
+            Place::Channel => channel,
+            Place::Room => room,
+        };
+        match self {
+            Command::Subscribe { topic, .. } => of(topic, Verb::Subscribe, Verb::Join),
+            Command::Unsubscribe { topic } => of(topic, Verb::Unsubscribe, Verb::Leave),
+            Command::LeaveAll => Verb::LeaveAll,
+            Command::Publish { topic, .. } => of(topic, Verb::Publish, Verb::RoomMessage),
+            Command::Direct { .. } => Verb::DirectMessage,
+            Command::Presence { .. } => Verb::Presence,
+            Command::History { .. } => Verb::History,
+            Command::Refresh { .. } => Verb::Refresh,
+            Command::Ping => Verb::Ping,
+        }
+    }
+}
+
 /// A command, and the `id` its reply must carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed<'a> {
@@ -289,40 +350,39 @@ impl<'a> Members<'a> {
         if let Some(member) = self.twice {
             return Err(Fault::Member(member, "given twice"));
         }
-        let kind = self.text(Member::Type)?;
-        Ok(match &*kind {
-            "subscribe" => Command::Subscribe { topic: self.channel()?, recover: self.recover()? },
-            "join" => Command::Subscribe { topic: self.room()?, recover: self.recover()? },
-            "unsubscribe" => Command::Unsubscribe { topic: self.channel()? },
-            "leave" => Command::Unsubscribe { topic: self.room()? },
-            "leave_all" => Command::LeaveAll,
-            "publish" => Command::Publish {
+        let verb = Verb::named(&self.text(Member::Type)?).ok_or(Fault::Type)?;
+        Ok(match verb {
+            Verb::Subscribe => Command::Subscribe { topic: self.channel()?, recover: self.recover()? },
+            Verb::Join => Command::Subscribe { topic: self.room()?, recover: self.recover()? },
+            Verb::Unsubscribe => Command::Unsubscribe { topic: self.channel()? },
+            Verb::Leave => Command::Unsubscribe { topic: self.room()? },
+            Verb::LeaveAll => Command::LeaveAll,
+            Verb::Publish => Command::Publish {
                 topic: self.channel()?,
                 data: self.raw(Member::Data)?,
                 echo: self.flag(Member::Echo)?.unwrap_or(true),
             },
-            "room_message" => Command::Publish {
+            Verb::RoomMessage => Command::Publish {
                 topic: self.room()?,
                 data: self.raw(Member::Payload)?,
                 echo: self.flag(Member::Echo)?.unwrap_or(true),
             },
-            "direct_message" => Command::Direct {
+            Verb::DirectMessage => Command::Direct {
                 user: self.name(Member::TargetUserId)?,
                 payload: self.raw(Member::Payload)?,
             },
-            "presence" => Command::Presence {
+            Verb::Presence => Command::Presence {
                 topic: self.channel_or_room()?,
                 limit: self.limit()?,
                 after: self.has(Member::After).then(|| self.name(Member::After)).transpose()?,
             },
-            "history" => Command::History {
+            Verb::History => Command::History {
                 topic: self.channel_or_room()?,
                 limit: self.limit()?,
                 since_id: self.number(Member::SinceId)?,
             },
-            "refresh" => Command::Refresh { token: self.text(Member::Token)? },
-            "ping" => Command::Ping,
-            _ => return Err(Fault::Type),
+            Verb::Refresh => Command::Refresh { token: self.text(Member::Token)? },
+            Verb::Ping => Command::Ping,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::drain::Drain;
 use super::listen::Place;
+use crate::hub::Board;
 use crate::reactor::{Control, Counters, Totals};
 use crate::sys::wake::Waker;
 use crossbeam_channel::Sender;
@@ -26,6 +27,7 @@ struct Shared<M> {
     cores: Vec<Core<M>>,
     /// Clients that may come back in a second after a drain.
     reconnect_rate: u32,
+    board: Arc<Board>,
 }
 
 impl<M> Clone for Handle<M> {
@@ -35,8 +37,18 @@ impl<M> Clone for Handle<M> {
 }
 
 impl<M> Handle<M> {
-    pub(super) fn new(place: Place, cores: Vec<Core<M>>, reconnect_rate: u32) -> Handle<M> {
-        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate }) }
+    pub(super) fn new(
+        place: Place,
+        cores: Vec<Core<M>>,
+        reconnect_rate: u32,
+        board: Arc<Board>,
+    ) -> Handle<M> {
+        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate, board }) }
+    }
+
+    /// What the hubs of all cores count.
+    pub(super) fn board(&self) -> &Board {
+        &self.shared.board
     }
 
     /// The address it listens on, with the port that was free where port 0 was asked for.
@@ -65,7 +77,7 @@ impl<M> Handle<M> {
     /// is one and `net.ipv4.tcp_migrate_req` is 1. Returns at once with what it is going to do;
     /// [`crate::Running::wait`] waits for the end. Called again it may shorten the time, not extend it.
     pub fn stop(&self, timeout: Duration) -> Drain {
-        let Shared { place, cores, reconnect_rate } = &*self.shared;
+        let Shared { place, cores, reconnect_rate, .. } = &*self.shared;
         let clients = self.counters().connections_open;
         let drain = Drain::new(clients, *reconnect_rate, timeout, place.has_successor());
         for core in cores {

@@ -17,6 +17,7 @@ pub(crate) use listen::listen_one;
 use crate::budget;
 use crate::config::Config;
 use crate::handler::Handler;
+use crate::hub::Board;
 use crate::proto::message::Limits;
 use crate::reactor::{Gauge, Mailbox, Mesh, Options, Proxies, Reactor, Shared, mesh, ticks};
 use crate::sys::harden::{self, HardenError};
@@ -82,7 +83,7 @@ impl Builder {
         H: Handler,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
-        Server { config: self.config, make }
+        Server { config: self.config, make, board: Arc::default() }
     }
 }
 
@@ -112,6 +113,8 @@ impl Builder {
 pub struct Server<F> {
     config: Config,
     make: F,
+    /// What the hub counts; empty without one.
+    board: Arc<Board>,
 }
 
 impl Server<()> {
@@ -266,7 +269,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         for error in ready.iter().filter_map(Result::err) {
             failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
-        let handle = Handle::new(place, cores, self.config.reconnect_rate);
+        let handle = Handle::new(place, cores, self.config.reconnect_rate, self.board);
         let running = Running { handle, plan, threads };
         match failure {
             None => Ok(running),

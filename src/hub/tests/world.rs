@@ -7,7 +7,8 @@ use crate::handler::{Action, ConnId, Decision, Handler, Kind, Message, Origin, O
 use crate::hub::handshake::Newcomer;
 use crate::hub::token::Keys;
 use crate::hub::{
-    Budget, Connect, Hub, Limits, Mail, Name, Namespaces, Open, Options, Publishers, Settings, SlowConsumer,
+    Board, Budget, Connect, Hub, Limits, Mail, Name, Namespaces, Open, Options, Publishers, Settings,
+    SlowConsumer,
 };
 use crate::proto::address::AddressKey;
 use crate::proto::client::decode_server_header;
@@ -61,6 +62,7 @@ struct Asked {
 
 struct World {
     limits: Limits,
+    board: Arc<Board>,
     cores: Vec<Core>,
     clients: Vec<Client>,
     random: Random,
@@ -114,6 +116,7 @@ impl World {
         let entries = [8, 16, 64][random.below(3)];
         let budget_bytes = if random.one_in(4) { 0 } else { 64 << 20 };
         let limits = limits(&mut random);
+        let board = Arc::<Board>::default();
         let options = Arc::new(Options {
             namespaces: namespaces(),
             topics_per_connection_max: 4,
@@ -128,6 +131,7 @@ impl World {
             anonymous: false,
             refuse_in_band: random.one_in(2),
             limits,
+            board: Arc::clone(&board),
         });
         let mut producers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
         let mut consumers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
@@ -145,6 +149,7 @@ impl World {
         };
         World {
             limits,
+            board,
             cores: producers.into_iter().zip(consumers).enumerate().map(core).collect(),
             clients: (0..2 + random.below(5)).map(|number| Client::new(number, number % count)).collect(),
             random,
@@ -517,9 +522,10 @@ impl World {
             self.close(client);
         }
         self.settle();
+        let figures = self.board.figures();
+        assert_eq!((figures.sessions, figures.users, figures.subscriptions), (0, 0, 0));
+        assert_eq!(figures.owed_bytes, 0, "kept for who is gone");
         for core in &self.cores {
-            let figures = core.hub.figures();
-            assert_eq!((figures.sessions, figures.users, figures.owed_bytes), (0, 0, 0));
             assert!(core.hub.locals.is_empty(), "subscribers that are gone");
             assert!(core.hub.homes.is_without_subscribers(), "counted, but gone");
             assert_eq!(core.hub.addresses.connections(), 0, "connections of addresses that are gone");
@@ -530,13 +536,12 @@ impl World {
             for core in &mut self.cores {
                 core.out.set_unix_ms(self.now_ms);
                 core.hub.on_tick(self.now_ms, &mut core.out);
+                core.hub.on_turn(&mut core.out);
             }
         }
-        for core in &self.cores {
-            let figures = core.hub.figures();
-            assert_eq!((figures.topics, figures.history_bytes), (0, 0), "kept for nobody");
-            assert_eq!(figures.addresses, 0, "an address is forgotten when it may have all again");
-        }
+        let figures = self.board.figures();
+        assert_eq!((figures.topics, figures.history_bytes), (0, 0), "kept for nobody");
+        assert_eq!(figures.addresses, 0, "an address is forgotten when it may have all again");
     }
 }
 
