@@ -11,6 +11,9 @@ pub const TARGET_CONNECTIONS: u64 = 1_000_000;
 /// User memory a slot of the connection table may take, in bytes: one cache line.
 pub const SLOT_BYTES: usize = 64;
 
+/// User memory beside each slot, in bytes: when its connection was opened.
+pub const OPENED_TICK_BYTES: usize = 4;
+
 /// Resident bytes per idle connection at a million, everything in the process counted.
 pub const RSS_PER_CONNECTION_MAX: u64 = 256;
 

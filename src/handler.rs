@@ -68,6 +68,12 @@ pub trait Handler: Sized {
         Work::None
     }
 
+    /// Whose connection this is, for logs and look-ups; called rarely.
+    fn user(&mut self, conn: ConnId) -> Option<String> {
+        let _ = conn;
+        None
+    }
+
     /// About once a second.
     fn on_tick(&mut self, now_ms: u64, out: &mut Outbox<Self::Mail>) {
         let _ = (now_ms, out);
@@ -122,6 +128,7 @@ pub enum Decision {
 /// An HTTP response that ends its connection. Cloning shares the bytes.
 #[derive(Clone)]
 pub struct Response {
+    pub(crate) status: Status,
     pub(crate) bytes: Payload,
 }
 
@@ -133,12 +140,12 @@ impl Response {
     /// let health = Response::new(Status::Ok, "text/plain", &[], b"ok");
     /// ```
     pub fn new(status: Status, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        Response { bytes: Payload::new(&[&response::encode(status, content_type, headers, body)]) }
+        Response { status, bytes: Payload::new(&[&response::encode(status, content_type, headers, body)]) }
     }
 
     /// A refusal with one line of text for the person who reads it.
     pub fn refuse(status: Status, line: &str) -> Response {
-        Response { bytes: Payload::new(&[&response::refuse(status, &[], line)]) }
+        Response { status, bytes: Payload::new(&[&response::refuse(status, &[], line)]) }
     }
 }
 
@@ -248,6 +255,7 @@ pub(crate) enum Action {
     Close { conn: ConnId, code: u16, reason: String },
     End { conn: ConnId, reason: CloseReason },
     Decide { conn: ConnId, decision: Decision },
+    ReportSlow { conn: ConnId, action: &'static str, owed_bytes: usize },
     Hold { conn: ConnId },
     Resume { conn: ConnId },
 }
@@ -317,6 +325,11 @@ impl<M> Outbox<M> {
     /// Receives from a held connection again.
     pub fn resume(&mut self, conn: ConnId) {
         self.actions.push(Action::Resume { conn });
+    }
+
+    /// Has the log say that a connection does not keep up: what is done about it, and how much it is owed.
+    pub fn report_slow(&mut self, conn: ConnId, action: &'static str, owed_bytes: usize) {
+        self.actions.push(Action::ReportSlow { conn, action, owed_bytes });
     }
 
     /// The core this runs on.

@@ -4,8 +4,8 @@
 //! Closing the descriptor earlier would neither cancel what is pending nor send FIN, and its number would be handed to the
 //! next client while late completions still carry it.
 
-use super::Reactor;
 use super::conn::{Phase, flag};
+use super::{Reactor, TICK_MS};
 use crate::buf::Segment;
 use crate::handler::Handler;
 use crate::proto::close::{self, CloseReason};
@@ -20,9 +20,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let phase = if more_input { Phase::Refusing } else { Phase::Finishing };
         match conn.phase {
             Phase::Open => {
-                let frame = close::encode(code, "");
-                let len = frame.len();
-                self.end_with(id, Segment::Bytes(frame, 0..len), phase, CloseReason::ClientClosed);
+                self.end_with_close(id, code, "", phase, CloseReason::ClientClosed);
             }
             Phase::Closing => {
                 conn.phase = phase;
@@ -35,11 +33,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Ends a connection whose peer broke a rule: a Close that says so, then its input is discarded.
     pub(super) fn fail(&mut self, id: ConnId, reason: CloseReason) {
         match self.conn(id).map(|conn| conn.phase) {
-            Some(Phase::Open) => {
-                let frame = close::encode(reason.code(), "");
-                let len = frame.len();
-                self.end_with(id, Segment::Bytes(frame, 0..len), Phase::Refusing, reason);
-            }
+            Some(Phase::Open) => self.end_with_close(id, reason.code(), "", Phase::Refusing, reason),
             Some(Phase::Closing) => self.begin_release(id, reason),
             _ => {}
         }
@@ -48,9 +42,24 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Begins the closing handshake: our Close, then the peer's is awaited until the deadline.
     pub(super) fn begin_close(&mut self, id: ConnId, code: Option<u16>, text: &str, reason: CloseReason) {
         if self.conn(id).is_some_and(|conn| conn.phase == Phase::Open) {
-            let frame = close::encode(code, text);
-            let len = frame.len();
-            self.end_with(id, Segment::Bytes(frame, 0..len), Phase::Closing, reason);
+            self.end_with_close(id, code, text, Phase::Closing, reason);
+        }
+    }
+
+    /// [`Reactor::end_with`] a Close.
+    fn end_with_close(
+        &mut self,
+        id: ConnId,
+        code: Option<u16>,
+        text: &str,
+        phase: Phase,
+        reason: CloseReason,
+    ) {
+        let frame = close::encode(code, text);
+        let len = frame.len();
+        self.end_with(id, Segment::Bytes(frame, 0..len), phase, reason);
+        if let Some(conn) = self.conn(id) {
+            conn.set_close_code(code);
         }
     }
 
@@ -154,6 +163,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Begin: stops timers, drops what is queued, cancels what is armed.
     pub(super) fn begin_release(&mut self, id: ConnId, reason: CloseReason) {
         self.abandon(id);
+        self.note_end(id, reason);
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if conn.phase == Phase::Releasing {
             return;
@@ -167,17 +177,48 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.io.cancel_send(id);
         }
         let opened = conn.has(flag::OPENED);
+        self.counters.send_queue_bytes.subtract(conn.waiting_bytes() as u64);
         if let Some(queue) = conn.out.take() {
             self.recycle(queue);
         }
         self.wheel.disarm(&mut self.conns, id.slot);
         self.heads.remove(&id.slot);
-        self.counters.closed[reason as usize].add(1);
         if opened {
-            self.counters.connections_open.subtract(1);
             self.handler.on_close(id, reason, &mut self.outbox);
         }
         self.try_release(id);
+    }
+
+    /// Counts the end of a connection, and has the log tell it.
+    fn note_end(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
+        if conn.phase == Phase::Releasing {
+            return;
+        }
+        self.counters.closed[reason as usize].add(1);
+        if conn.has(flag::OPENED) {
+            let code = conn.close_code();
+            let opened_ticks = self.now_tick.saturating_sub(self.opened_tick(id.slot));
+            let duration_ms = u64::from(opened_ticks) * TICK_MS;
+            self.counters.connections_open.subtract(1);
+            self.counters.disconnected[reason as usize].add(1);
+            self.counters.lifetime_s.record(duration_ms / 1000);
+            self.tell_disconnect(id, code, reason, duration_ms);
+        }
+    }
+
+    /// The connection in this slot is opened now.
+    pub(super) fn note_opened(&mut self, slot: u32) {
+        let at = slot as usize;
+        if at >= self.opened_ticks.len() {
+            self.opened_ticks.resize(at + 1, 0);
+        }
+        self.opened_ticks[at] = self.now_tick;
+    }
+
+    /// When it was opened.
+    pub(super) fn opened_tick(&self, slot: u32) -> u32 {
+        self.opened_ticks.get(slot as usize).copied().unwrap_or(self.now_tick)
     }
 
     /// Join: an operation of a connection ended.

@@ -79,7 +79,7 @@ pub(super) struct Conn {
     port: u16,
     /// Bits of [`flag`].
     pub flags: u16,
-    /// Tick of the last message, or of the upgrade.
+    /// `Open`: tick of the last message, or of the upgrade. After that: the code of the Close it was sent, or 0.
     pub active_tick: u32,
     /// The next step of the phase, as a tick. `Request`, `Deciding`: the handshake deadline. `Open`: when to ping, or,
     /// with [`flag::PINGED`], when the answer is overdue. After that: the absolute close deadline.
@@ -139,6 +139,17 @@ impl Conn {
         self.flags &= !flags;
     }
 
+    /// A Close with this code is queued; after `Open`.
+    pub fn set_close_code(&mut self, code: Option<u16>) {
+        self.active_tick = code.map_or(0, u32::from);
+    }
+
+    /// The code of the Close it was sent; `None` before, and where there was none.
+    pub fn close_code(&self) -> Option<u16> {
+        let is_closing = !matches!(self.phase, Phase::Request | Phase::Deciding | Phase::Open);
+        u16::try_from(self.active_tick).ok().filter(|code| is_closing && *code != 0)
+    }
+
     /// The backlog that counts against the limit, see [`SendQueue::overdue_bytes`].
     pub fn overdue_bytes(&self) -> usize {
         self.out.as_ref().map_or(0, |queue| queue.overdue_bytes())
@@ -147,6 +158,11 @@ impl Conn {
     /// Bytes queued and in flight.
     pub fn backlog_bytes(&self) -> usize {
         self.out.as_ref().map_or(0, |queue| queue.backlog_bytes())
+    }
+
+    /// Those of them that wait because the socket was full.
+    pub fn waiting_bytes(&self) -> usize {
+        if self.has(flag::SENDING) { self.backlog_bytes() } else { 0 }
     }
 }
 

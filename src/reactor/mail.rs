@@ -1,9 +1,9 @@
 //! Mail from other threads: an unbounded queue with a bell. A core takes a bounded number each turn.
 
-use super::{DrainOrder, Reactor};
+use super::{ConnectionFacts, DrainOrder, Reactor};
 use crate::handler::{Handler, Origin};
-use crate::sys::Io;
 use crate::sys::wake::Waker;
+use crate::sys::{ConnId, Io};
 use crossbeam_channel::Receiver;
 
 /// Mail taken in one turn.
@@ -15,6 +15,13 @@ pub enum Control<M> {
     Mail(M),
     /// Stop.
     Drain(DrainOrder),
+    /// Say what is known of a connection.
+    Look {
+        /// Which one.
+        conn: ConnId,
+        /// Gets `None` where it is not open.
+        answer: oneshot::Sender<Option<ConnectionFacts>>,
+    },
 }
 
 /// The receiving end of a core.
@@ -52,6 +59,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                     self.apply_actions();
                 }
                 Ok(Control::Drain(order)) => self.begin_drain(order),
+                Ok(Control::Look { conn, answer }) => {
+                    let _ = answer.send(self.look(conn)); // who asked may have gone
+                }
                 Err(_) => return,
             }
         }

@@ -12,9 +12,12 @@ mod accept;
 mod close;
 mod conn;
 mod drain;
+mod journal;
+mod look;
 mod mail;
 mod mesh;
 mod peer;
+mod ping;
 mod pressure;
 mod recv;
 mod request;
@@ -23,21 +26,26 @@ mod stats;
 mod timers;
 
 pub use drain::{DrainOrder, Pace, Returns};
+pub use journal::{Event, Journal, Who};
+pub use look::ConnectionFacts;
 pub use mail::{Control, Mailbox};
 pub use mesh::{Mesh, mesh};
 pub use peer::Proxies;
 pub use pressure::{Gauge, Pressure};
-pub use stats::{Counters, Totals};
+pub use stats::{Counters, HANDSHAKE_STATUSES, Totals};
 
-use crate::budget::CoreBudget;
-use crate::buf::{Payload, Pool, SendQueue};
+use crate::budget::{CoreBudget, OPENED_TICK_BYTES};
+use crate::buf::{Pool, SendQueue};
 use crate::ds::{Slab, Wheel};
 use crate::handler::{Action, Handler, Outbox, Work};
 use crate::proto::message::Limits;
 use crate::sys::{Completion, ConnId, Io, RingError};
 use conn::{Conn, flag};
+use journal::Desk;
 use mesh::Incoming;
+use ping::Ping;
 use request::PartialHead;
+use stats::Busy;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -74,6 +82,8 @@ pub struct Options {
     pub close_timeout_ticks: u32,
     /// Who may say for whom it speaks.
     pub proxies: Proxies,
+    /// Events of each kind told to the [`Journal`] in a second; `None`: all, 0: none.
+    pub events_per_second: Option<u32>,
 }
 
 /// What a reactor shares with other threads, besides its mailbox.
@@ -85,12 +95,29 @@ pub struct Shared {
     pub siblings: Arc<AtomicUsize>,
     /// How short memory is, for all reactors of the server.
     pub pressure: Arc<Gauge>,
+    /// Where it tells of its connections.
+    pub journal: Option<Journal>,
 }
 
 /// Ticks that cover `ms`, at least one.
 pub fn ticks(ms: u64) -> u32 {
     ms.div_ceil(TICK_MS).clamp(1, 1 << 30) as u32
 }
+
+/// The tick of a moment.
+fn tick_of(us: u64) -> u32 {
+    (us / (TICK_MS * 1000)) as u32
+}
+
+/// A wait of the loop.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// When all was done that came before it.
+    from_us: u64,
+    at_most: Duration,
+}
+
+const _: () = assert!(size_of::<u32>() == OPENED_TICK_BYTES, "beside each slot, the tick of its upgrade");
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
@@ -121,7 +148,18 @@ pub struct Reactor<I: Io, H: Handler> {
     /// The rings from the other cores; those to them are in the outbox.
     incoming: Incoming<H::Mail>,
     counters: Arc<Counters>,
-    ping: Payload,
+    /// The heartbeat's ping of this turn, or of the last one that pinged.
+    ping: Ping,
+    /// Messages until the next one whose handling is timed.
+    untimed: u32,
+    /// Tick of the upgrade, by slot.
+    opened_ticks: Vec<u32>,
+    /// When the wait of this turn ended.
+    woke_us: u64,
+    /// The connection whose bytes are read, and the tick at which it was pinged, if it had not answered before.
+    answering: Option<(ConnId, u32)>,
+    busy: Busy,
+    desk: Desk,
     /// Slots whose timer has fired, empty between turns.
     fired: Vec<u32>,
     now_tick: u32,
@@ -156,6 +194,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let slots = options.budget.descriptors(options.connections_max);
         Reactor {
             conns: Slab::with_capacity(slots as usize),
+            opened_ticks: Vec::with_capacity(slots as usize),
             wheel: Wheel::new(0),
             pool: Pool::new(options.budget.buffers_max.into()),
             outbox,
@@ -165,7 +204,12 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             dirty: Vec::new(),
             finishing: Vec::new(),
             heads: HashMap::new(),
-            ping: send::ping_frame(),
+            ping: Ping::default(),
+            untimed: 0,
+            woke_us: io.now_us(),
+            answering: None,
+            busy: Busy::since(&io),
+            desk: Desk::new(shared.journal, options.events_per_second),
             fired: Vec::new(),
             now_tick: 0,
             caught_up_tick: 0,
@@ -204,13 +248,13 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.receive_readable();
         let sends = !self.dirty.is_empty();
         self.flush_dirty();
-        let timeout = self.wait_at_most(sends);
-        self.io.turn(timeout, done)?;
+        let wait = self.wait_at_most(sends);
+        self.io.turn(Some(wait.map_or(Duration::ZERO, |wait| wait.at_most)), done)?;
         self.mailbox.unpark();
         while let Some(queue) = self.io.spent_queue() {
             self.recycle(queue);
         }
-        self.now_tick = (self.io.now_us() / (TICK_MS * 1000)) as u32;
+        self.note_wake(wait);
         self.outbox.set_unix_ms(unix_ms());
         let backlog = done.len();
         for completion in done.drain(..) {
@@ -250,27 +294,39 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    /// How long the next enter may wait. Mail that came before the core parked is seen here; later mail rings.
-    fn wait_at_most(&mut self, sends: bool) -> Option<Duration> {
+    /// The wait is over, or there was none.
+    fn note_wake(&mut self, wait: Option<Wait>) {
+        let now_us = self.io.now_us();
+        let end_us = wait.map_or(now_us, |wait| wait.from_us);
+        self.counters.turn_us.record(end_us.saturating_sub(self.woke_us));
+        self.woke_us = now_us;
+        self.now_tick = tick_of(now_us);
+    }
+
+    /// How long the next enter may wait; `None`: not at all. Mail that came before the core parked is seen here; later mail
+    /// rings.
+    fn wait_at_most(&mut self, sends: bool) -> Option<Wait> {
         if self.work == Work::Now || self.incoming.has_mail() || self.drain_has_steps() {
-            return Some(Duration::ZERO);
+            return None;
         }
         if !self.readable.is_empty() {
             // With every buffer lent out, wait for one rather than spin; but those of this turn's sends come back in
             // silence.
             let starved = !sends && self.pool.leased() >= u32::from(self.options.budget.buffers_max);
-            return Some(if starved { Duration::from_millis(1) } else { Duration::ZERO });
+            return starved.then(|| Wait { from_us: self.io.now_us(), at_most: Duration::from_millis(1) });
         }
         // A last output that goes out in this enter is silent, and its connection ends right after.
         if !self.finishing.is_empty() || !self.mailbox.park() {
-            return Some(Duration::ZERO);
+            return None;
         }
         // A drained reactor looks at its siblings every tick.
         let rest = if self.drain.is_some() { 1 } else { self.second_tick.saturating_sub(self.now_tick) };
         let next_ticks = self.wheel.next_in_ticks().map_or(rest, |next| next.min(rest)).max(1);
         let wake_us = (u64::from(self.now_tick) + u64::from(next_ticks)) * TICK_MS * 1000;
-        let wait = Duration::from_micros(wake_us.saturating_sub(self.io.now_us()).max(1));
-        Some(if self.work == Work::Soon { wait.min(Duration::from_millis(1)) } else { wait })
+        let from_us = self.io.now_us();
+        let at_most = Duration::from_micros(wake_us.saturating_sub(from_us).max(1));
+        let soon = self.work == Work::Soon;
+        Some(Wait { from_us, at_most: if soon { at_most.min(Duration::from_millis(1)) } else { at_most } })
     }
 
     /// Carries out what the last callback asked for.
@@ -283,6 +339,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                     Action::Close { conn, code, reason } => self.close_by_handler(conn, code, &reason),
                     Action::End { conn, reason } => self.begin_close(conn, reason.code(), "", reason),
                     Action::Decide { conn, decision } => self.handle_decision(conn, decision),
+                    Action::ReportSlow { conn, action, owed_bytes } => {
+                        self.tell_slow(conn, action, owed_bytes)
+                    }
                     Action::Hold { conn } => self.hold(conn),
                     Action::Resume { conn } => self.resume(conn),
                 }

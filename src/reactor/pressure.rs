@@ -69,7 +69,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return false };
         if pressure == Pressure::FarOver && conn.has(flag::SENDING) {
             // At once: a Close behind its backlog would hold the memory for the close timeout.
-            self.begin_release(id, CloseReason::SlowConsumer);
+            self.cut_slow(id);
             return true;
         }
         let idle_from = self.options.idle_from_tick(conn);

@@ -20,6 +20,9 @@ const RECEIVES_PER_TURN: usize = 64;
 /// From so many bytes received and missing on, the kernel writes straight into the message.
 const DIRECT_BYTES_MIN: usize = 4096;
 
+/// Of so many messages the handling of one is timed, on average.
+const MESSAGES_PER_TIMING: u32 = 16;
+
 /// Received bytes and what owns them.
 pub(super) enum Owner {
     Buffer(Buffer),
@@ -159,6 +162,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             error if error < 0 => self.handle_broken(id, CloseReason::PeerReset),
             received => {
                 self.counters.bytes_received.add(received as u64);
+                self.answering = self.options.pinged_tick(conn).map(|tick| (id, tick));
                 self.options.heard(conn);
                 if nonempty || conn.has(flag::HUNG_UP) {
                     self.mark_readable(id);
@@ -202,7 +206,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 Err(violation) => break Stop::Violation(violation),
                 Ok(Some(Event::Message { kind, body })) => {
                     messages += 1;
+                    let timed_from_us = self.begin_timing();
                     self.handle_message(id, kind, body, &mut spill, &mut input, &mut replies);
+                    self.end_timing(timed_from_us);
                 }
                 Ok(Some(Event::Ping(body))) => {
                     self.send_replies(id, input.bytes, &mut replies);
@@ -210,6 +216,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                     self.handle_control(id, body.len(), input.bytes, &mut replies);
                 }
                 Ok(Some(Event::Pong(body))) => {
+                    self.note_pong(id, &body);
                     self.handle_control(id, body.len(), input.bytes, &mut replies);
                 }
                 Ok(Some(Event::Close(code))) => {
@@ -230,7 +237,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         match stop {
             Stop::End => self.keep_spill(id, spill, messages > 0),
-            Stop::Violation(violation) => self.fail(id, violation.reason()),
+            Stop::Violation(violation) => {
+                self.tell_violation(id, violation);
+                self.fail(id, violation.reason());
+            }
             Stop::Closed => {}
         }
     }
@@ -252,9 +262,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             (Place::Spill, Some(spill)) => spill.body_mut(),
             (Place::Spill, None) => return,
         };
+        self.counters.received_bytes.record(payload.len() as u64);
         self.handler.on_message(id, Message::new(id, kind, payload), &mut self.outbox);
         if let Some((kind, len)) = self.outbox.take_reply() {
             self.counters.messages_sent.add(1);
+            self.counters.sent_bytes.record(len as u64);
             match body {
                 Place::Input(range) => write_reply(input.bytes, replies, kind, range.start, len),
                 Place::Spill => {
@@ -268,6 +280,23 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if !self.outbox.is_empty() {
             self.send_replies(id, input.bytes, replies);
             self.apply_actions();
+        }
+    }
+
+    /// The time, if the handling of this message is timed.
+    fn begin_timing(&mut self) -> Option<u64> {
+        if self.untimed > 0 {
+            self.untimed -= 1;
+            return None;
+        }
+        // Not each sixteenth: of a client that sends in such a rhythm the same message would be timed for ever.
+        self.untimed = self.random_below(2 * MESSAGES_PER_TIMING - 1);
+        Some(self.io.now_us())
+    }
+
+    fn end_timing(&self, from_us: Option<u64>) {
+        if let Some(from_us) = from_us {
+            self.counters.handling_us.record(self.io.now_us().saturating_sub(from_us));
         }
     }
 
@@ -303,7 +332,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn keep_spill(&mut self, id: ConnId, spill: Option<Box<Spill>>, active: bool) {
         let (now, deadline) = (self.now_tick, self.now_tick + self.options.message_deadline_ticks);
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
-        if active {
+        if active && conn.phase == Phase::Open {
             conn.active_tick = now;
         }
         let Some(mut spill) = spill else { return };

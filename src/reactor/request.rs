@@ -12,6 +12,9 @@ use crate::proto::upgrade::{self, Refusal, accept_response};
 use crate::sys::{ConnId, Io};
 use std::ops::Range;
 
+/// The status of an upgrade.
+const UPGRADED: u16 = 101;
+
 /// What is kept of a request that did not come whole, or is not decided.
 pub(super) struct PartialHead {
     /// The head so far, or the PROXY header before it; once undecided, what the client sent behind it.
@@ -20,17 +23,19 @@ pub(super) struct PartialHead {
     accept: Option<[u8; 28]>,
 }
 
-/// What a request gets.
+/// What a request gets. A page is what was asked for without an upgrade; any other response refuses a handshake, or what
+/// cannot be told from one.
 enum Answer {
     Upgrade { accept: [u8; 28], subprotocol: Option<String> },
     Undecided { accept: [u8; 28] },
+    Page(Response),
     Respond(Response),
     Refuse { accept: [u8; 28], subprotocol: Option<String>, frames: Payload, reason: CloseReason },
 }
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Answer {
-        Answer::Respond(Response { bytes: Payload::new(&[&refusal.response()]) })
+        Answer::Respond(Response { status: refusal.status(), bytes: Payload::new(&[&refusal.response()]) })
     }
 }
 
@@ -112,7 +117,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let is_ready = !self.turns_away() && !is_full;
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
         match (self.handler.on_request(&request, &mut self.outbox), accept) {
-            (Decision::Respond(response), _) => Answer::Respond(response),
+            (Decision::Respond(response), None) => Answer::Page(response),
+            (Decision::Respond(response), Some(_)) => Answer::Respond(response),
             (Decision::Refuse { frames, reason, subprotocol }, Some(accept)) => {
                 Answer::Refuse { accept, subprotocol, frames, reason }
             }
@@ -126,6 +132,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Answers; `rest` is what the client sent behind its request.
     fn answer(&mut self, id: ConnId, answer: Answer, mut owner: Owner, rest: Range<usize>) {
         match answer {
+            Answer::Page(response) => self.give(id, response, CloseReason::HandshakeRefused),
             Answer::Respond(response) => self.respond(id, response),
             Answer::Refuse { accept, subprotocol, frames, reason } => {
                 self.refuse(id, &accept_response(&accept, subprotocol.as_deref()), &frames, reason);
@@ -176,6 +183,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         conn.set(flag::OPENED);
         conn.active_tick = now;
         conn.due_tick = due;
+        self.note_opened(id.slot);
+        self.counters.add_handshake(UPGRADED);
         self.counters.upgraded.add(1);
         self.counters.connections_open.add(1);
         let response = accept_response(accept, subprotocol);
@@ -183,18 +192,26 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.enqueue(id, Segment::Bytes(response, 0..len));
         self.arm_next(id);
         self.handler.on_open(id, &mut self.outbox);
+        self.tell_connect(id);
         self.apply_actions();
         self.tell_if_passed(id);
     }
 
-    /// Answers without an upgrade: the response, the end of our side, then what the client still sends is discarded.
+    /// Refuses a handshake.
     fn respond(&mut self, id: ConnId, response: Response) {
+        self.counters.add_handshake(response.status.code());
+        self.give(id, response, CloseReason::HandshakeRefused);
+    }
+
+    /// Answers without an upgrade: the response, the end of our side, then what the client still sends is discarded.
+    fn give(&mut self, id: ConnId, response: Response, reason: CloseReason) {
         self.counters.responses.add(1);
-        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeRefused);
+        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, reason);
     }
 
     /// Upgrades only to say why not. The handler never hears of it as open.
     fn refuse(&mut self, id: ConnId, response: &[u8], frames: &Payload, reason: CloseReason) {
+        self.counters.add_handshake(UPGRADED);
         self.counters.responses.add(1);
         let close = close::encode(reason.code(), "");
         let all = [response, &frames[..], &close[..]].concat();
@@ -231,8 +248,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
             false => Response::refuse(Status::RequestTimeout, Status::RequestTimeout.phrase()),
         };
-        self.counters.responses.add(1);
-        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, CloseReason::HandshakeTimeout);
+        self.counters.add_handshake(response.status.code());
+        self.give(id, response, CloseReason::HandshakeTimeout);
     }
 }
 

@@ -8,22 +8,22 @@ use super::conn::{Phase, flag};
 use crate::buf::{Payload, Segment, SendQueue};
 use crate::handler::Handler;
 use crate::proto::close::CloseReason;
-use crate::proto::frame::{Opcode, encode_header};
 use crate::sys::{ConnId, Io, Outbound};
-
-/// The heartbeat's ping, the same for every connection.
-pub(super) fn ping_frame() -> Payload {
-    let (header, header_len) = encode_header(Opcode::Ping, 0);
-    Payload::new(&[&header[..header_len]])
-}
 
 impl<I: Io, H: Handler> Reactor<I, H> {
     /// Queues encoded messages for an open connection.
     pub(super) fn send_messages(&mut self, to: ConnId, frames: Payload, messages: u32) {
         if self.conn(to).is_some_and(|conn| conn.phase == Phase::Open) {
-            self.counters.messages_sent.add(messages.into());
+            self.count_sent(frames.len(), messages);
             self.enqueue(to, Segment::payload(frames));
         }
+    }
+
+    /// Counts messages that lie in `frame_bytes`, headers included.
+    fn count_sent(&mut self, frame_bytes: usize, messages: u32) {
+        let mean_bytes = frame_bytes / messages.max(1) as usize;
+        self.counters.messages_sent.add(messages.into());
+        self.counters.sent_bytes.record_many(payload_bytes(mean_bytes) as u64, messages.into());
     }
 
     /// Queues output. A connection whose socket is full and whose backlog would pass the limit ends instead; what one turn
@@ -33,7 +33,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let overdue = if conn.has(flag::BLOCKED) { conn.overdue_bytes() } else { 0 };
         // One message alone may exceed the limit: that of its own size has let it in.
         if overdue > 0 && overdue + segment.bytes().len() > self.options.send_queue_bytes_max {
-            return self.begin_release(id, CloseReason::SlowConsumer);
+            return self.cut_slow(id);
         }
         self.enqueue_anyway(id, segment);
     }
@@ -48,7 +48,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let waits = conn.has(flag::SENDING);
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
         if waits {
-            queue.push_waiting(segment)
+            queue.push_waiting(segment);
+            self.counters.send_queue_bytes.add(len as u64);
         } else {
             queue.push(segment)
         }
@@ -83,6 +84,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 let mut marker = self.spare_queues.pop().unwrap_or_default();
                 marker.set_in_flight(queue.bytes(), burst);
                 conn.out = Some(marker);
+                self.counters.send_queue_bytes.add(queue.bytes() as u64);
                 goes_on = true; // whether it waits shows in this turn
                 self.io.send_all(id, Outbound::Queue(queue));
             } else if let Some(segment) = queue.take_single() {
@@ -132,6 +134,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
         let burst = if was_blocked { queue.burst_bytes() } else { rest.bytes() };
         queue.set_in_flight(rest.bytes(), burst);
+        self.counters.send_queue_bytes.add(conn.waiting_bytes() as u64);
         self.io.send_all(id, rest);
         self.note_blocked(id);
     }
@@ -154,6 +157,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if conn.phase == Phase::Releasing {
             return self.handle_operation_ended(id, flag::SENDING);
         }
+        self.counters.send_queue_bytes.subtract(conn.waiting_bytes() as u64); // what goes on waiting is added again
         if result < 0 {
             conn.clear(flag::SENDING);
             return self.handle_send_error(id, -result);
@@ -193,4 +197,14 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         };
         self.handle_broken(id, reason);
     }
+}
+
+/// The payload of a whole frame of so many bytes.
+fn payload_bytes(frame_bytes: usize) -> usize {
+    let header_bytes = match frame_bytes {
+        0..=127 => 2, // RFC 6455 §5.2: up to 125 bytes
+        128..=65_539 => 4,
+        _ => 10,
+    };
+    frame_bytes.saturating_sub(header_bytes)
 }

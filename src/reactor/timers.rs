@@ -39,6 +39,11 @@ impl Options {
         }
     }
 
+    /// When a connection was pinged, if nothing was heard of it since.
+    pub(super) fn pinged_tick(&self, conn: &Conn) -> Option<u32> {
+        conn.has(flag::PINGED).then(|| conn.due_tick.saturating_sub(self.pong_timeout_ticks))
+    }
+
     /// The nearest deadline of an open connection.
     fn next_deadline(&self, conn: &Conn) -> Option<u32> {
         let heartbeat = self.ping_interval_ticks.map(|_| conn.due_tick);
@@ -115,6 +120,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if self.now_tick >= self.second_tick {
             self.second_tick = self.now_tick + super::ticks(1000);
             self.pool.trim(BUFFERS_KEPT);
+            self.desk.refill(self.options.events_per_second);
+            self.counters.busy_permille.set(self.busy.permille(&self.io));
             self.handler.on_tick(u64::from(self.now_tick) * TICK_MS, &mut self.outbox);
         }
         self.apply_actions();
@@ -199,8 +206,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         if conn.has(flag::PINGED) {
             // Not read because of its backlog, and that has not moved: it is slow rather than gone.
             let stalled = conn.has(flag::PAUSED);
-            let reason = if stalled { CloseReason::SlowConsumer } else { CloseReason::HeartbeatTimeout };
-            return self.begin_release(id, reason);
+            if stalled {
+                return self.cut_slow(id);
+            }
+            return self.begin_release(id, CloseReason::HeartbeatTimeout);
         }
         if conn.active_tick + interval > now {
             conn.due_tick = batched(now + interval); // it spoke within the interval; its place in the spread is kept
@@ -210,7 +219,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         conn.clear(flag::GAVE_WAY);
         conn.due_tick = now + timeout;
         self.counters.pings_sent.add(1);
-        let ping = self.ping.clone();
+        let ping = self.ping.made_at(self.woke_us);
         self.enqueue(id, Segment::payload(ping));
     }
 }

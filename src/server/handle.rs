@@ -3,7 +3,8 @@
 use super::drain::Drain;
 use super::listen::Place;
 use crate::hub::Board;
-use crate::reactor::{Control, Counters, Totals};
+use crate::reactor::{ConnectionFacts, Control, Counters, Totals};
+use crate::sys::ConnId;
 use crate::sys::wake::Waker;
 use crossbeam_channel::Sender;
 use std::net::SocketAddr;
@@ -66,7 +67,7 @@ impl<M> Handle<M> {
         let Some(target) = self.shared.cores.get(core) else { return Err(mail) };
         target.mail.send(Control::Mail(mail)).map_err(|error| match error.0 {
             Control::Mail(mail) => mail,
-            Control::Drain(_) => unreachable!("mail was sent"),
+            Control::Drain(_) | Control::Look { .. } => unreachable!("mail was sent"),
         })?;
         target.waker.wake();
         Ok(())
@@ -91,6 +92,25 @@ impl<M> Handle<M> {
     /// Whether another process listens on its address too.
     pub(super) fn shares_address(&self) -> bool {
         self.shared.place.is_shared()
+    }
+
+    /// Asks a core what it knows of a connection: `None` if there is no such core, or it has stopped. The answer is `None` if
+    /// the connection is not open.
+    pub fn look(&self, core: usize, conn: ConnId) -> Option<oneshot::Receiver<Option<ConnectionFacts>>> {
+        let target = self.shared.cores.get(core)?;
+        let (answer, receiver) = oneshot::channel();
+        target.mail.send(Control::Look { conn, answer }).ok()?;
+        target.waker.wake();
+        Some(receiver)
+    }
+
+    /// Counters of one core; all zero where there is no such core.
+    pub fn counters_of(&self, core: usize) -> Totals {
+        let mut totals = Totals::default();
+        if let Some(core) = self.shared.cores.get(core) {
+            totals.add(&core.counters);
+        }
+        totals
     }
 
     /// Counters of all cores, added up.

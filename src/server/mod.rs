@@ -240,6 +240,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
                 counters: Arc::default(),
                 siblings: Arc::clone(&siblings),
                 pressure: Arc::clone(&gauge),
+                journal: None,
             };
             let options = Options { budget: ring.budget(), ..options.clone() };
             let core =
@@ -320,6 +321,7 @@ fn reactor_options(config: &Config, plan: &Plan) -> Options {
             trusted: config.trusted_proxies.as_slice().into(),
             send_header: config.proxy_protocol,
         },
+        events_per_second: None,
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Not a stable interface: public for `bench/c1m`, which parks its connections exactly as the server does.
 
+mod clock;
 mod enter;
 pub mod harden;
 pub mod host;
@@ -190,4 +191,6 @@ pub trait Io {
     fn turn(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), RingError>;
     /// Monotonic time in microseconds since an arbitrary start.
     fn now_us(&self) -> u64;
+    /// CPU time of the calling thread in microseconds; to be asked rarely.
+    fn cpu_us(&self) -> u64;
 }

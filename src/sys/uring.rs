@@ -15,6 +15,7 @@ mod prepare;
 
 pub use prepare::PreparedRing;
 
+use super::clock;
 use super::enter::{RegisteredRing, Want};
 use super::wake::{self, Waker};
 use super::{Completion, ConnId, Inbound, Io, Outbound, RingError};
@@ -516,6 +517,10 @@ impl Io for Uring {
 
     fn now_us(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
+    }
+
+    fn cpu_us(&self) -> u64 {
+        clock::thread_cpu_us()
     }
 }
 

@@ -420,6 +420,7 @@ impl World {
             | Action::End { conn, .. }
             | Action::Hold { conn }
             | Action::Resume { conn }
+            | Action::ReportSlow { conn, .. }
             | Action::Decide { conn, .. }) = &action;
             let client = conn.slot as usize;
             if self.clients[client].conn != Some(*conn) {
@@ -431,6 +432,7 @@ impl World {
                 Action::Resume { .. } => self.clients[client].held = false,
                 Action::Close { .. } | Action::End { .. } => ended.push(client),
                 Action::Decide { decision, .. } => self.decide(client, decision),
+                Action::ReportSlow { .. } => {}
             }
         }
         for client in ended {

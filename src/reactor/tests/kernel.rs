@@ -32,6 +32,8 @@ enum Operation {
 /// The scripted [`Io`].
 pub(super) struct Kernel {
     pub now_us: u64,
+    /// What the thread has used of its core.
+    pub cpu_us: u64,
     /// A wait never lasts beyond this.
     pub sleep_until_us: u64,
     /// The timeout of the last turn.
@@ -67,6 +69,7 @@ impl Kernel {
     pub fn new(descriptors: u32) -> Kernel {
         Kernel {
             now_us: 0,
+            cpu_us: 0,
             sleep_until_us: 0,
             timeout: None,
             idle: false,
@@ -448,5 +451,9 @@ impl Io for Kernel {
 
     fn now_us(&self) -> u64 {
         self.now_us
+    }
+
+    fn cpu_us(&self) -> u64 {
+        self.cpu_us
     }
 }

@@ -66,6 +66,7 @@ fn options() -> Options {
         message_deadline_ticks: ticks(MESSAGE_MS),
         close_timeout_ticks: ticks(CLOSE_MS),
         proxies: Proxies::default(),
+        events_per_second: None,
     }
 }
 
@@ -252,7 +253,19 @@ impl Rig {
         let accepted = self.reactor.io.live();
         assert_eq!(self.reactor.conns.len(), accepted, "a slot held by one side only");
         assert_eq!(self.counters().slots_held.get(), accepted as u64);
-        assert_eq!(self.counters().connections_open.get(), self.reactor.handler.open.len() as u64);
+        let counters = self.counters();
+        assert_eq!(counters.connections_open.get(), self.reactor.handler.open.len() as u64);
+        let disconnected: u64 = counters.disconnected.iter().map(|reason| reason.get()).sum();
+        assert_eq!(counters.upgraded.get() - disconnected, counters.connections_open.get());
+        assert_eq!(counters.lifetime_s.get().count(), disconnected);
+        assert_eq!(counters.send_queue_bytes.get(), self.waiting_bytes(), "bytes that wait");
+    }
+
+    /// What lies in the queues of connections whose sockets are full.
+    fn waiting_bytes(&self) -> u64 {
+        let conns = &self.reactor.conns;
+        let slots = (0..conns.slots()).filter_map(|slot| conns.get(slot, conns.generation(slot)?));
+        slots.map(|conn| conn.waiting_bytes() as u64).sum()
     }
 
     /// Turns until nothing is left to do at this moment.
@@ -407,6 +420,7 @@ impl Rig {
         let ended: u64 = reactor.counters.closed.iter().map(|reason| reason.get()).sum();
         assert_eq!(ended, reactor.counters.accepted.get(), "every connection ends once, for one reason");
         assert_eq!(reactor.counters.buffers_held.get(), 0);
+        assert_eq!(reactor.counters.send_queue_bytes.get(), 0);
     }
 }
 

@@ -6,8 +6,9 @@ use crate::reactor::Pressure::{self, Calm, FarOver, Near, Over};
 /// Any idle connection has been looked at in this time.
 const LOOK_MS: u64 = 2 * PING_MS + LATE_MS;
 
-/// A server's ping.
-const PING: &[u8] = b"\x89\x00";
+/// A server's ping begins with this, and has so many bytes.
+const PING: &[u8] = b"\x89\x04";
+const PING_BYTES: usize = 6;
 /// A server's Close with 1013.
 const TRY_AGAIN_LATER: &[u8] = b"\x88\x02\x03\xf5";
 
@@ -21,7 +22,8 @@ impl Rig {
         for _ in 0..ms.div_ceil(1_000) {
             self.pass_ms(1_000);
             for peer in 0..self.kernel().sockets.len() {
-                if self.peer(peer).output.ends_with(PING) {
+                let last = self.peer(peer).output.rchunks(PING_BYTES).next();
+                if last.is_some_and(|last| last.starts_with(PING)) {
                     self.take(peer);
                     self.arrive(peer, &frame(Opcode::Pong, b""));
                 }
