@@ -7,6 +7,7 @@
 //! It runs monoio on epoll, not on a ring: a hardened process can make no further ring.
 
 mod http;
+mod page;
 mod routes;
 
 use crate::hub::Mail;

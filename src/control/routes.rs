@@ -2,22 +2,25 @@
 
 use super::Operator;
 use super::http::{Answer, Request, Service};
+use super::page::Page;
 use ::http::{Method, StatusCode};
 
 /// All endpoints of one server.
 pub(super) struct Routes {
     operator: Operator,
+    page: Page,
 }
 
 impl Routes {
     pub fn new(operator: Operator) -> Routes {
-        Routes { operator }
+        Routes { operator, page: Page::new() }
     }
 }
 
 impl Service for Routes {
     async fn answer(&self, request: Request) -> Answer {
         match (&request.method, &*request.path) {
+            (&Method::GET, "/") => self.page.answer(&request),
             (&Method::GET, "/health") => Answer::text(StatusCode::OK, "ok\n"),
             (&Method::GET, "/api/info") => {
                 let info = serde_json::json!({

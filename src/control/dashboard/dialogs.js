@@ -1,0 +1,77 @@
+// What changes something, each behind a dialog that says what: the key, a disconnect, a drain.
+
+// Opens one of the dialogs and runs `act` when it is confirmed. It stays open, with the reason, when that fails.
+function openDialog(id, act) {
+  const dialog = at(id);
+  const form = dialog.querySelector("form");
+  const problem = dialog.querySelector(".problem");
+  const confirm = form.querySelector(".end button:last-child");
+  show(problem, "");
+  form.onsubmit = async event => {
+    event.preventDefault();
+    if (confirm.disabled) return;
+    confirm.disabled = true;
+    try {
+      await act();
+      dialog.close();
+    } catch (error) {
+      show(problem, faultOf(error));
+    } finally {
+      confirm.disabled = false;
+    }
+  };
+  dialog.querySelector(".cancel").onclick = () => dialog.close();
+  if (!dialog.open) dialog.showModal();
+}
+
+// Said beside the figures, and read aloud.
+function notice(text) { show(at("notice"), text); }
+
+function askKey(words = "") {
+  at("key").value = "";
+  openDialog("key-dialog", async () => {
+    key.use(at("key").value.trim());
+    resume();
+  });
+  show(at("key-dialog").querySelector(".problem"), words);
+}
+
+// `target` is a user or a connection, as the API names it.
+function askDisconnect(target, connections) {
+  const [kind, name] = target.userId === undefined ? ["connection", target.connectionId] : ["user", target.userId];
+  at("disconnect-title").replaceChildren("Disconnect ", kind, " ", make("code", {}, name));
+  show(at("disconnect-words"), kind === "user" ? `${several(connections, "connection")} when last looked up; all there are now will be closed.`
+    : "This one connection will be closed.");
+  openDialog("disconnect-dialog", async () => {
+    const reason = at("reason").value;
+    const code = Number(at("code").value);
+    const { connections } = await tell("/api/disconnect", { ...target, code, reason: reason || undefined });
+    notice(`${several(connections, "connection")} of ${kind} ${name} closed with ${code}.`);
+    lookUp(kind, name);
+  });
+}
+
+function askDrain() {
+  const name = at("server").textContent;
+  const confirm = at("drain-dialog").querySelector(".danger");
+  show(at("drain-expected"), name);
+  at("drain-name").value = "";
+  confirm.disabled = true;
+  at("drain-name").oninput = () => { confirm.disabled = at("drain-name").value !== name; };
+  openDialog("drain-dialog", async () => {
+    const within = at("within").value;
+    const { clients, closes_over_ms, returns_over_ms } = await tell("/api/drain", within ? { timeout: `${within}s` } : {});
+    notice(`The drain has begun: ${several(clients, "client")}, closed within ${asTime(closes_over_ms / 1000)}, asked to come back `
+      + `within ${asTime(returns_over_ms / 1000)}.`);
+  });
+}
+
+function setUpDialogs() {
+  at("drain").addEventListener("click", askDrain);
+  at("enter-key").addEventListener("click", () => askKey());
+  at("forget-key").addEventListener("click", () => {
+    key.forget();
+    notice("The key is forgotten.");
+    lock();
+  });
+}
