@@ -4,6 +4,7 @@ const CHANNELS_SHOWN = 10;
 const CHANNELS_EVERY_MS = 5000;
 const CHANNELS_LOOKED_AT = 1000;
 const PRESENT_SHOWN = 50;
+const CONNECTIONS_SHOWN = 100;
 const HINTS = { connection: "id, as in the welcome", user: "user name", channel: "name; a room as room:name" };
 
 let channelsAskedMs = 0;
@@ -70,9 +71,9 @@ const LOOKS = {
   },
 
   async user(userId) {
-    const { connections } = await ask("/api/connections", { userId });
+    const { connections, total } = await ask("/api/connections", { userId, limit: CONNECTIONS_SHOWN });
     if (!connections.length) return [make("p", {}, "This user has no connection here.")];
-    const all = make("button", { type: "button", onclick: () => askDisconnect({ userId }, connections.length) }, "Disconnect all…");
+    const all = make("button", { type: "button", onclick: () => askDisconnect({ userId }, total) }, "Disconnect all…");
     const rows = connections.map(({ connectionId, ip, core, connectedAt, lastActivity, subscriptionCount, queueBytes }) => make("tr", {},
       make("th", { scope: "row" }, lookButton("connection", connectionId)),
       ...[ip ?? UNKNOWN, String(core), ago(connectedAt), ago(lastActivity), asCount(subscriptionCount), asBytes(queueBytes)]
@@ -80,7 +81,7 @@ const LOOKS = {
     const heads = ["connection", "address", "core", "connected", "last heard", "subscriptions", "waits"];
     return [
       title("User ", userId, all),
-      make("p", { class: "soft" }, several(connections.length, "connection")),
+      make("p", { class: "soft" }, several(total, "connection"), connections.length < total ? `, the first ${asCount(connections.length)}:` : ""),
       make("div", { class: "scroll" }, make("table", { class: "listing" },
         make("thead", {}, make("tr", {}, ...heads.map(head => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows))),
     ];
