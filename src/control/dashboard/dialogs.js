@@ -24,14 +24,21 @@ function openDialog(id, act) {
   if (!dialog.open) dialog.showModal();
 }
 
-// Said beside the figures, and read aloud.
-function notice(text) { show(at("notice"), text); }
+// Said above the figures for a while, and read aloud.
+const NOTICE_MS = 30_000;
+let noticeTimer = 0;
+
+function notice(text) {
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => show(at("notice"), ""), NOTICE_MS);
+  show(at("notice"), text);
+}
 
 function askKey(words = "") {
   at("key").value = "";
   openDialog("key-dialog", async () => {
     key.use(at("key").value.trim());
-    resume();
+    unlock();
   });
   show(at("key-dialog").querySelector(".problem"), words);
 }
@@ -46,7 +53,8 @@ function askDisconnect(target, connections) {
     const reason = at("reason").value;
     const code = Number(at("code").value);
     const { connections } = await tell("/api/disconnect", { ...target, code, reason: reason || undefined });
-    notice(`${several(connections, "connection")} of ${kind} ${name} closed with ${code}.`);
+    notice(kind === "user" ? `${several(connections, "connection")} of user ${name} closed with ${code}.`
+      : `Connection ${name} closed with ${code}.`);
     lookUp(kind, name);
   });
 }

@@ -41,8 +41,16 @@ async function lookUp(kind, name) {
     found = [make("p", { class: "problem" }, faultOf(error, `There is no such ${kind} (any more).`))];
   }
   if (look !== looks) return;
+  const hadFocus = at("found").contains(document.activeElement);
   at("found").replaceChildren(make("div", {}, ...found));
+  const first = at("found").querySelector("h3, p");
+  show(at("found-words"), first.textContent);
   at("look").scrollIntoView({ block: "nearest" });
+  // What had it is no longer there.
+  if (hadFocus) {
+    first.tabIndex = -1;
+    first.focus();
+  }
 }
 
 // What went wrong with a question, in words. What is no such fault is this page's own and goes on.

@@ -9,19 +9,24 @@ const state = {
   wasDraining: false,
   isLocked: false,
   timer: 0,
+  // The beat that is under way or waited for. What an earlier one brings is too late.
+  beats: 0,
 };
 
 async function beat() {
+  clearTimeout(state.timer);
+  const beats = ++state.beats;
   const begun = Date.now();
   try {
     const seconds = secondsMissing(serverNow());
     const [info, series] = await Promise.all([ask("/api/info"), ask("/api/series", { seconds })]);
+    if (beats !== state.beats) return;
     arrived(info, series);
     refreshChannels().catch(error => show(at("channels-words"), faultOf(error)));
   } catch (error) {
-    missed(error);
+    if (beats === state.beats) missed(error);
   } finally {
-    if (!state.isLocked) state.timer = setTimeout(beat, Math.max(PAUSE_MS_MIN, BEAT_MS - (Date.now() - begun)));
+    if (beats === state.beats) state.timer = setTimeout(beat, Math.max(PAUSE_MS_MIN, BEAT_MS - (Date.now() - begun)));
   }
 }
 
@@ -58,21 +63,21 @@ function outageWords() {
 // No more questions until there is a key.
 function lock() {
   clearTimeout(state.timer);
-  const refused = Boolean(key.get());
-  key.forget();
+  state.beats++;
   state.isLocked = true;
+  const wasRefused = Boolean(key.get());
+  key.forget();
   document.body.classList.add("stale");
   setState("locked", "Key needed");
   show(at("pulse"), "");
   at("forget-key").hidden = true;
   at("enter-key").hidden = false;
-  askKey(refused ? "The server does not accept this key." : "");
+  askKey(wasRefused ? "The server does not accept this key." : "");
 }
 
-function resume() {
+function unlock() {
   state.isLocked = false;
   at("enter-key").hidden = true;
-  clearTimeout(state.timer);
   beat();
 }
 
@@ -80,3 +85,7 @@ plots = CURVES.map(makePlot);
 setUpLooks();
 setUpDialogs();
 beat();
+// A page that is not looked at is woken seldom; when it is looked at again its figures are old.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && !state.isLocked) beat();
+});
