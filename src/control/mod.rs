@@ -7,8 +7,10 @@
 //! It runs monoio on epoll, not on a ring: a hardened process can make no further ring.
 
 mod http;
+mod metrics;
 mod page;
 mod routes;
+mod watch;
 
 use crate::hub::Mail;
 use crate::server::{Drain, Handle, listen_one};
@@ -83,7 +85,11 @@ pub fn start(listener: TcpListener, operator: Operator) -> io::Result<()> {
 }
 
 async fn run(listener: TcpListener, operator: Operator) {
-    let routes = Rc::new(routes::Routes::new(operator));
+    let operator = Rc::new(operator);
+    let watch = Rc::new(watch::Watch::new(Rc::clone(&operator)));
+    let watching = Rc::clone(&watch);
+    monoio::spawn(async move { watching.run().await });
+    let routes = Rc::new(routes::Routes::new(operator, watch));
     if let Err(error) = http::serve(listener, routes).await {
         tracing::error!(%error, "the admin listener has ended");
     }

@@ -164,6 +164,11 @@ impl<K: Hooks> Hub<K> {
         self.sessions.get(conn).is_some()
     }
 
+    /// Counts a message that was sent back beside the hub.
+    pub(crate) fn count_echo(&self) {
+        self.counters.echoes.add(1);
+    }
+
     /// Counts what a limit outside the hub has refused.
     pub(crate) fn count_refusal(&self, limit: Limit) {
         self.counters.refuse(limit);

@@ -78,6 +78,7 @@ figures! {
         subscriptions "Subscriptions of connections to topics.";
         history_bytes "Bytes of history.";
         invalid "Messages that were no command.";
+        echoes "Messages beside the hub, that were sent back.";
         dropped "Publications not given to subscribers that were slow.";
         gaps "Gaps announced to subscribers that were slow.";
         slow_disconnected "Connections closed because they were slow.";

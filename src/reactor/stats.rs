@@ -48,6 +48,16 @@ macro_rules! counters {
                 })*
             }
         }
+
+        impl std::ops::AddAssign<&Totals> for Totals {
+            fn add_assign(&mut self, other: &Totals) {
+                $(self.$number = self.$number.wrapping_add(other.$number);)*
+                $(self.$histogram += &other.$histogram;)*
+                $(for (total, count) in self.$table.iter_mut().zip(&other.$table) {
+                    *total += count;
+                })*
+            }
+        }
     };
 }
 
@@ -150,5 +160,8 @@ mod tests {
         let mut handshakes = [0; HANDSHAKE_STATUSES.len()];
         (handshakes[0], handshakes[HANDSHAKE_STATUSES.len() - 1]) = (3, 3);
         assert_eq!(totals.handshakes, handshakes);
+        let mut twice = totals.clone();
+        twice += &totals;
+        assert_eq!((twice.accepted, twice.handling_us.count(), twice.handshakes[0]), (6, 6, 6));
     }
 }

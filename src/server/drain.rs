@@ -5,7 +5,7 @@
 //! is for the Closes.
 
 use crate::reactor::{DrainOrder, ticks};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The shortest time over which clients come back.
 const RETURN_WINDOW_MS_MIN: u64 = 1_000;
@@ -26,6 +26,22 @@ pub struct Drain {
     pub timeout: Duration,
     /// Another process serves the address and takes the newcomers; without it they get a 503.
     pub is_handed_over: bool,
+}
+
+/// A server that was told to stop and has not yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopping {
+    /// Connections open when it was first told to.
+    pub clients: u64,
+    /// What is left then is cut.
+    pub deadline: Instant,
+}
+
+impl Stopping {
+    /// After it was told once more: the time only gets shorter.
+    pub(super) fn shortened(self, again: Stopping) -> Stopping {
+        Stopping { clients: self.clients, deadline: self.deadline.min(again.deadline) }
+    }
 }
 
 impl Drain {
@@ -127,6 +143,14 @@ mod tests {
             (Duration::from_millis(10), Duration::from_secs(1))
         );
         assert_eq!(drain.order().close_ticks, 1);
+    }
+
+    #[test]
+    fn told_again_it_stops_no_later_and_remembers_whom_it_had() {
+        let now = Instant::now();
+        let told = |clients, seconds| Stopping { clients, deadline: now + Duration::from_secs(seconds) };
+        assert_eq!(told(900, 30).shortened(told(500, 10)), told(900, 10));
+        assert_eq!(told(900, 10).shortened(told(500, 30)), told(900, 10));
     }
 
     #[test]

@@ -159,7 +159,11 @@ impl<K: Hooks> Handler for Front<K> {
     }
 
     fn on_message(&mut self, conn: ConnId, message: Message<'_>, out: &mut Outbox<Mail>) {
-        if self.hub.has(conn) { self.hub.on_message(conn, message, out) } else { out.reply(message) }
+        if self.hub.has(conn) {
+            return self.hub.on_message(conn, message, out);
+        }
+        self.hub.count_echo();
+        out.reply(message);
     }
 
     fn on_mail(&mut self, from: Origin, mail: Mail, out: &mut Outbox<Mail>) {

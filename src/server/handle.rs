@@ -1,15 +1,16 @@
 //! A running server, seen from other threads.
 
-use super::drain::Drain;
+use super::drain::{Drain, Stopping};
 use super::listen::Place;
+use super::pressure::{MemoryUse, Seen};
 use crate::hub::Board;
 use crate::reactor::{ConnectionFacts, Control, Counters, Totals};
 use crate::sys::ConnId;
 use crate::sys::wake::Waker;
 use crossbeam_channel::Sender;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// One core, seen from other threads.
 pub(super) struct Core<M> {
@@ -29,6 +30,8 @@ struct Shared<M> {
     /// Clients that may come back in a second after a drain.
     reconnect_rate: u32,
     board: Arc<Board>,
+    memory: Arc<Seen>,
+    stopping: Mutex<Option<Stopping>>,
 }
 
 impl<M> Clone for Handle<M> {
@@ -43,8 +46,10 @@ impl<M> Handle<M> {
         cores: Vec<Core<M>>,
         reconnect_rate: u32,
         board: Arc<Board>,
+        memory: Arc<Seen>,
     ) -> Handle<M> {
-        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate, board }) }
+        let stopping = Mutex::default();
+        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate, board, memory, stopping }) }
     }
 
     /// What the hubs of all cores count.
@@ -81,12 +86,28 @@ impl<M> Handle<M> {
         let Shared { place, cores, reconnect_rate, .. } = &*self.shared;
         let clients = self.counters().connections_open;
         let drain = Drain::new(clients, *reconnect_rate, timeout, place.has_successor());
+        // Some way off at most, for the sum to be a time at all.
+        let deadline = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
+        let now = Stopping { clients, deadline };
+        let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        *stopping = Some(stopping.map_or(now, |before| before.shortened(now)));
+        drop(stopping);
         for core in cores {
             // A core that has stopped already needs no telling.
             let _ = core.mail.send(Control::Drain(drain.order()));
             core.waker.wake();
         }
         drain
+    }
+
+    /// Whether it has been told to stop, and by when it will have.
+    pub fn stopping(&self) -> Option<Stopping> {
+        *self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory against its budget, as it was a moment ago: the thread that watches it looks at least every two seconds.
+    pub fn memory(&self) -> MemoryUse {
+        self.shared.memory.get()
     }
 
     /// Whether another process listens on its address too.

@@ -9,9 +9,10 @@ mod listen;
 mod pressure;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
-pub use drain::Drain;
+pub use drain::{Drain, Stopping};
 pub use front::Front;
 pub use handle::Handle;
+pub use pressure::MemoryUse;
 pub(crate) use listen::listen_one;
 
 use crate::budget;
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::hub::Board;
 use crate::proto::message::Limits;
-use crate::reactor::{Gauge, Mailbox, Mesh, Options, Proxies, Reactor, Shared, mesh, ticks};
+use crate::reactor::{Mailbox, Mesh, Options, Proxies, Reactor, Shared, mesh, ticks};
 use crate::sys::harden::{self, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::{self, Explanation, Needed};
@@ -27,7 +28,7 @@ use crate::sys::uring::{Peers, PreparedRing, Uring};
 use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
 use crossbeam_channel::Sender;
-use pressure::Watch;
+use pressure::{Seen, Watch};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -226,7 +227,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let options = reactor_options(&self.config, &plan);
         let make = Arc::new(self.make);
         let siblings = Arc::new(AtomicUsize::new(plan.reactors));
-        let gauge = Arc::new(Gauge::default());
+        let memory = Arc::new(Seen::default());
         let (alive, ended) = crossbeam_channel::bounded(0);
         let (say_ready, ready) = crossbeam_channel::unbounded();
         let (mut cores, mut threads) = (Vec::new(), Vec::new());
@@ -239,7 +240,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             let shared = Shared {
                 counters: Arc::default(),
                 siblings: Arc::clone(&siblings),
-                pressure: Arc::clone(&gauge),
+                pressure: Arc::clone(&memory.gauge),
                 journal: None,
             };
             let options = Options { budget: ring.budget(), ..options.clone() };
@@ -260,7 +261,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let watch = Watch {
             budget_bytes: self.config.memory_budget_bytes,
             counters: cores.iter().map(|core| Arc::clone(&core.counters)).collect(),
-            gauge,
+            seen: Arc::clone(&memory),
             ended,
         };
         match watch.start() {
@@ -270,7 +271,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         for error in ready.iter().filter_map(Result::err) {
             failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
-        let handle = Handle::new(place, cores, self.config.reconnect_rate, self.board);
+        let handle = Handle::new(place, cores, self.config.reconnect_rate, self.board, memory);
         let running = Running { handle, plan, threads };
         match failure {
             None => Ok(running),

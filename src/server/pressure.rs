@@ -9,6 +9,7 @@
 //! reactor.
 
 use crate::budget::{self, Band};
+use crate::ds::Counter;
 use crate::reactor::{Counters, Gauge, Pressure};
 use crate::sys::host::HostFacts;
 use crate::sys::memory;
@@ -31,14 +32,45 @@ const BANDS: [(Pressure, Band); 3] = [
     (Pressure::FarOver, budget::MEMORY_FAR_OVER),
 ];
 
+/// Memory as the thread last saw it, for whoever looks.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Where the cores read how short it is.
+    pub gauge: Arc<Gauge>,
+    used_bytes: Counter,
+    budget_bytes: Counter,
+}
+
+impl Seen {
+    /// What it is at present.
+    pub fn get(&self) -> MemoryUse {
+        MemoryUse {
+            used_bytes: self.used_bytes.get(),
+            budget_bytes: self.budget_bytes.get(),
+            pressure: self.gauge.get(),
+        }
+    }
+}
+
+/// Memory by that measure which is closest to its end: the host's, the control group's, or the one the operator set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// In use.
+    pub used_bytes: u64,
+    /// What there is; 0 where that is not known.
+    pub budget_bytes: u64,
+    /// What the cores do about it.
+    pub pressure: Pressure,
+}
+
 /// Watches over the memory of one server.
 pub(super) struct Watch {
     /// What the operator set.
     pub budget_bytes: Option<u64>,
     /// Of all cores.
     pub counters: Vec<Arc<Counters>>,
-    /// Where the cores read it.
-    pub gauge: Arc<Gauge>,
+    /// Where it is shown.
+    pub seen: Arc<Seen>,
     /// Nothing is ever sent; it is cut off when the last reactor has ended.
     pub ended: Receiver<()>,
 }
@@ -58,10 +90,14 @@ impl Watch {
             }
             let usages = self.measure();
             let closest = usages.iter().max_by_key(|usage| usage.percent());
-            let (before, percent) = (self.gauge.get(), closest.map_or(0, |usage| usage.percent()));
+            if let Some(closest) = closest {
+                self.seen.used_bytes.set(closest.used_bytes);
+                self.seen.budget_bytes.set(closest.budget_bytes);
+            }
+            let (before, percent) = (self.seen.gauge.get(), closest.map_or(0, |usage| usage.percent()));
             let pressure = after(before, percent);
             if let Some(closest) = closest.filter(|_| pressure != before) {
-                self.gauge.set(pressure);
+                self.seen.gauge.set(pressure);
                 announce(before, pressure, closest);
             }
             let next_look = usages.iter().map(Usage::next_look).min().unwrap_or(LOOK_EVERY_MAX);
@@ -219,13 +255,15 @@ mod tests {
     #[test]
     fn all_of_a_small_budget_is_used_and_the_thread_ends_with_the_reactors() {
         let (alive, ended) = crossbeam_channel::bounded(0);
-        let gauge = Arc::new(Gauge::default());
+        let seen = Arc::new(Seen::default());
         let watch =
-            Watch { budget_bytes: Some(1 << 20), counters: Vec::new(), gauge: Arc::clone(&gauge), ended };
+            Watch { budget_bytes: Some(1 << 20), counters: Vec::new(), seen: Arc::clone(&seen), ended };
         assert!(watch.measure().last().is_some_and(|own| own.percent() > 100));
         let thread = watch.start().unwrap();
         drop(alive);
         thread.join().unwrap();
-        assert_eq!(gauge.get(), FarOver);
+        let now = seen.get();
+        assert_eq!((now.pressure, now.budget_bytes), (FarOver, 1 << 20));
+        assert!(now.used_bytes > now.budget_bytes);
     }
 }

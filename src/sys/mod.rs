@@ -12,6 +12,7 @@ pub mod harden;
 pub mod host;
 pub mod memory;
 pub mod probe;
+pub mod process;
 pub mod socket;
 pub mod uring;
 pub mod wake;

@@ -1,0 +1,157 @@
+//! What was seen, as `/api/info` and `/api/series` tell it.
+
+use super::{Load, POINTS_MAX, Point, STEP, State, Watch};
+use crate::budget::RSS_PER_CONNECTION_MAX;
+use crate::ds::Distribution;
+use crate::hub::Limit;
+use crate::proto::close::CloseReason;
+use crate::proto::command::ErrorCode;
+use crate::reactor::Pressure;
+use crate::server::Stopping;
+use serde_json::{Map, Value, json};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+impl Watch {
+    /// The body of `GET /api/info`: the server at the last look, at most a second ago.
+    pub fn info(&self) -> Value {
+        let past = self.past.borrow();
+        let (look, oldest, rates) = (past.now(), past.oldest(), past.rates());
+        let settings = &self.operator.settings;
+        let stopping = self.operator.handle.stopping();
+        let load = Load::of(look, settings.max_connections);
+        let (totals, figures) = (&look.totals, &look.figures);
+        let cores: Vec<Value> = look
+            .cores
+            .iter()
+            .enumerate()
+            .map(|(index, core)| {
+                let turn_us = oldest.cores.get(index).map(|before| core.turn_us.since(&before.turn_us));
+                json!({
+                    "core": index, "busy": core.busy(), "connections": core.connections,
+                    "turn_p99_us": turn_us.map_or(0, |spread| spread.quantile(0.99)),
+                })
+            })
+            .collect();
+        json!({
+            "server_id": settings.server_id,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": rounded(self.started.elapsed().as_secs_f64()),
+            "now_ms": now_ms(),
+            "state": State::of(look, settings.max_connections, stopping.as_ref()).name(),
+            "listen": self.operator.handle.local_address().to_string(),
+            "cores": cores.len(),
+            "connections": {
+                "active": totals.connections_open, "max": settings.max_connections, "total": totals.upgraded,
+                "reconnections": figures.reconnections,
+            },
+            "load": rounded(load.largest()),
+            "load_parts": {
+                "connections": rounded(load.connections), "memory": rounded(load.memory), "cores": rounded(load.cores),
+            },
+            "memory": {
+                "rss_bytes": look.rss_bytes,
+                "per_connection_bytes": look.per_connection_bytes().round() as u64,
+                "per_connection_budget_bytes": RSS_PER_CONNECTION_MAX,
+                "used_bytes": look.memory.used_bytes, "budget_bytes": look.memory.budget_bytes,
+                "pressure": pressure(look.memory.pressure),
+            },
+            "rates": {
+                "messages_in": rounded(rates.messages_in), "messages_out": rounded(rates.messages_out),
+                "bytes_in": rounded(rates.bytes_in), "bytes_out": rounded(rates.bytes_out),
+                "connects": rounded(rates.connects), "disconnects": rounded(rates.disconnects),
+            },
+            "totals": {
+                "messages_in": totals.messages_received, "messages_out": totals.messages_sent,
+                "bytes_in": totals.bytes_received, "bytes_out": totals.bytes_sent,
+            },
+            "latency_us": {
+                "message": latency(&totals.handling_us, &oldest.totals.handling_us),
+                "delivery": latency(&figures.delivery_us, &oldest.figures.delivery_us),
+                "heartbeat": latency(&totals.heartbeat_us, &oldest.totals.heartbeat_us),
+                "turn": latency(&totals.turn_us, &oldest.totals.turn_us),
+            },
+            "core": cores,
+            "disconnects": counts(CloseReason::ALL.map(CloseReason::name), totals.disconnected),
+            "slow": {
+                "dropped": figures.dropped, "gaps": figures.gaps, "disconnected": figures.slow_disconnected,
+                "owed_bytes": figures.owed_bytes, "owed_budget_bytes": settings.slow_budget_bytes,
+            },
+            "rate_limited": counts(Limit::ALL.map(Limit::name), figures.refusals),
+            "errors": counts(ErrorCode::ALL.map(ErrorCode::name), figures.errors),
+            "hub": {
+                "sessions": figures.sessions, "users": figures.users, "topics": figures.topics,
+                "subscriptions": figures.subscriptions, "history_bytes": figures.history_bytes,
+                "deliveries": figures.deliveries,
+            },
+            "drain": stopping.map(|stopping| drain(&stopping, totals.drain_told, totals.connections_open)),
+            "logs": {"dropped": totals.events_dropped, "suppressed": totals.events_suppressed},
+        })
+    }
+
+    /// The body of `GET /api/series`: so many seconds, oldest first, or as many as there are.
+    pub fn series(&self, seconds: usize) -> Value {
+        let past = self.past.borrow();
+        let points = past.points.iter().skip(past.points.len().saturating_sub(seconds.min(POINTS_MAX)));
+        let curve =
+            |of: fn(&Point) -> f64| -> Vec<f64> { points.clone().map(|point| rounded(of(point))).collect() };
+        let number = |of: fn(&Point) -> u64| -> Vec<u64> { points.clone().map(of).collect() };
+        json!({
+            "step_s": STEP.as_secs(),
+            "to_ms": now_ms().saturating_sub(past.now().at.elapsed().as_millis() as u64),
+            "series": {
+                "connections": number(|point| point.connections),
+                "messages_in": curve(|point| point.rates.messages_in),
+                "messages_out": curve(|point| point.rates.messages_out),
+                "bytes_in": curve(|point| point.rates.bytes_in),
+                "bytes_out": curve(|point| point.rates.bytes_out),
+                "busy": curve(|point| point.busy),
+                "latency_p99_us": number(|point| point.latency_p99_us),
+                "delivery_p99_us": number(|point| point.delivery_p99_us),
+                "heartbeat_p99_us": number(|point| point.heartbeat_p99_us),
+                "connects": curve(|point| point.rates.connects),
+                "disconnects": curve(|point| point.rates.disconnects),
+            },
+        })
+    }
+}
+
+fn latency(now: &Distribution, before: &Distribution) -> Value {
+    let recent = now.since(before);
+    json!({
+        "count": recent.count(), "p50": recent.quantile(0.5), "p99": recent.quantile(0.99),
+        "p999": recent.quantile(0.999),
+    })
+}
+
+/// What has happened at all, by its name.
+fn counts<const ROWS: usize>(names: [&'static str; ROWS], counts: [u64; ROWS]) -> Value {
+    let pairs = names.into_iter().zip(counts).filter(|(_, count)| *count > 0);
+    Value::Object(pairs.map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>())
+}
+
+fn drain(stopping: &Stopping, told: u64, open: u64) -> Value {
+    json!({
+        "clients": stopping.clients,
+        "told": told.min(stopping.clients),
+        "closed": stopping.clients.saturating_sub(open),
+        "seconds_left": stopping.deadline.saturating_duration_since(Instant::now()).as_secs(),
+    })
+}
+
+const fn pressure(pressure: Pressure) -> &'static str {
+    match pressure {
+        Pressure::Calm => "calm",
+        Pressure::Near => "near",
+        Pressure::Over => "over",
+        Pressure::FarOver => "far_over",
+    }
+}
+
+/// To thousandths: what follows is noise, and bytes.
+fn rounded(number: f64) -> f64 {
+    (number * 1_000.0).round() / 1_000.0
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
