@@ -90,6 +90,7 @@ fn start_control(
                 .slow_consumer_budget_bytes
                 .unwrap_or_else(|| HostFacts::read().memory_bytes() / 4),
             metric_aliases: config.metric_aliases,
+            key: config.admin_key.clone(),
         },
         drain: Box::new(move |asked| stopped.stop(asked.unwrap_or(timeout))),
         reload: Box::new(|| Ok(Reloaded::default())),

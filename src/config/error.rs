@@ -1,7 +1,7 @@
 //! What can be wrong with the options, told all at once.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,16 @@ pub enum Origin {
     Variable,
     /// In this file.
     File(PathBuf),
+}
+
+impl Origin {
+    /// Where a path written there leads: in a file it starts where the file is.
+    pub(super) fn path(&self, written: PathBuf) -> PathBuf {
+        match self {
+            Origin::File(config) => config.parent().unwrap_or(Path::new("")).join(written),
+            Origin::Flag | Origin::Variable => written,
+        }
+    }
 }
 
 /// One thing to mend.

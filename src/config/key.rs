@@ -62,7 +62,7 @@ const FILE: Kind<Option<PathBuf>> = Kind {
 };
 
 /// What is wrong, and what to do about it.
-type Complaint = (String, String);
+pub(super) type Complaint = (String, String);
 
 impl Loading {
     /// Reads all keys of a file.
@@ -88,11 +88,9 @@ impl Loading {
             self.refuse(&format!("{place}.{key}"), origin.clone(), problem, fix);
         }
         let (Some(algorithm), Some(file)) = (entry.algorithm, entry.file) else { return };
-        let path = match origin {
-            Origin::File(config) => config.parent().unwrap_or(Path::new("")).join(file),
-            Origin::Flag | Origin::Variable => file,
-        };
-        let added = material(algorithm, &path).and_then(|material| {
+        let path = origin.path(file);
+        let is_secret = algorithm == Algorithm::Hs256;
+        let added = material(&path, is_secret).and_then(|material| {
             let added = self.config.keys.add(name, algorithm, &material);
             added.map_err(|error| complaint(error, algorithm, &path))
         });
@@ -102,8 +100,8 @@ impl Loading {
     }
 }
 
-/// The bytes of a key's file.
-fn material(algorithm: Algorithm, path: &Path) -> Result<Vec<u8>, Complaint> {
+/// The bytes of a key's file. Those of a secret without a line end, and only if not everybody can read them.
+pub(super) fn material(path: &Path, is_secret: bool) -> Result<Vec<u8>, Complaint> {
     let shown = path.display();
     let unreadable = |error| {
         let fix = "name a file that the server's user can read; megasock token --new-key FILE makes a secret";
@@ -117,14 +115,14 @@ fn material(algorithm: Algorithm, path: &Path) -> Result<Vec<u8>, Complaint> {
         ));
     }
     let mode = facts.permissions().mode() & 0o777;
-    if algorithm == Algorithm::Hs256 && mode & 0o007 != 0 {
+    if is_secret && mode & 0o007 != 0 {
         let problem = format!("{shown} has the mode {mode:04o}: everybody on this host can read the secret");
         return Err((problem, format!("chmod o= {shown}")));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
-    if algorithm == Algorithm::Hs256 {
+    if is_secret {
         // An editor ends the last line; it is no part of the secret.
         let end = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         bytes.truncate(end.map_or(bytes.len(), <[u8]>::len));

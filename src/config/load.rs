@@ -3,6 +3,7 @@
 use super::key::KEYS;
 use super::namespace::NAMESPACES;
 use super::{Config, ConfigError, ConfigErrors, OPTIONS, OptionSpec, Origin, value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Everything a configuration is read from.
@@ -29,8 +30,12 @@ impl Config {
     /// assert_eq!((config.ping_interval_ms, config.listen.port()), (None, 9000));
     /// ```
     pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
-        let mut loading =
-            Loading { config: Config::default(), errors: Vec::new(), production: None, names_keys: false };
+        let mut loading = Loading {
+            config: Config::default(),
+            errors: Vec::new(),
+            places: BTreeMap::new(),
+            names_keys: false,
+        };
         if let Some(path) = &sources.file {
             loading.file(path);
         }
@@ -41,6 +46,7 @@ impl Config {
             let flag = format!("--{}", name.replace('_', "-"));
             loading.set(name, value, &flag, Origin::Flag);
         }
+        loading.admin();
         loading.settle();
         if loading.errors.is_empty() { Ok(loading.config) } else { Err(ConfigErrors(loading.errors)) }
     }
@@ -48,8 +54,8 @@ impl Config {
 
 pub(super) struct Loading {
     pub(super) config: Config,
-    /// How and where `production` was written, if it was.
-    pub(super) production: Option<(String, Origin)>,
+    /// How and where each option was written last.
+    pub(super) places: BTreeMap<&'static str, (String, Origin)>,
     /// The file has a key, though perhaps not one to use.
     pub(super) names_keys: bool,
     errors: Vec<ConfigError>,
@@ -99,9 +105,7 @@ impl Loading {
         let Some(option) = option_named(name) else {
             return self.refuse(spelled, origin, "is no option".into(), wanted(name));
         };
-        if option.name == "production" {
-            self.production = Some((spelled.to_owned(), origin.clone()));
-        }
+        self.places.insert(option.name, (spelled.to_owned(), origin.clone()));
         if let Err(problem) = (option.set)(&mut self.config, value.trim()) {
             self.refuse(spelled, origin, format!("{value:?} {problem}"), wanted(name));
         }

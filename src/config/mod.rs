@@ -11,6 +11,7 @@
 //! Nothing here looks at the host or starts anything; lower layers never see a `Config`, each takes its own small
 //! struct.
 
+mod admin;
 mod document;
 mod error;
 mod key;
@@ -28,6 +29,7 @@ pub use namespace::NAMESPACE_OPTIONS;
 pub use rows::Row;
 pub use value::LogFormat;
 
+use crate::control::Key;
 use crate::hub::Namespaces;
 use crate::hub::token::Keys;
 use ipnet::IpNet;
@@ -75,6 +77,8 @@ macro_rules! options {
             /// What tokens are verified with. [`Config::load`] tells them `token_issuer` and `token_audience`; who makes
             /// a `Config` in another way calls [`Keys::require`].
             pub keys: Keys,
+            /// What is in `admin_key_file`.
+            pub admin_key: Option<Key>,
         }
 
         /// Every option, in the order of the documentation.
@@ -96,6 +100,7 @@ macro_rules! options {
                     $($field: (value::$kind.parse)($default).expect("defaults are checked by a test"),)+
                     namespaces: Namespaces::default(),
                     keys: Keys::default(),
+                    admin_key: None,
                 }
             }
         }

@@ -24,7 +24,9 @@ impl Loading {
     pub(super) fn settle(&mut self) {
         let config = &mut self.config;
         config.keys.require(config.token_issuer.clone(), config.token_audience.clone());
-        let Some((spelled, origin)) = self.production.clone().filter(|_| self.config.production) else {
+        let Some((spelled, origin)) =
+            self.places.get("production").cloned().filter(|_| self.config.production)
+        else {
             return;
         };
         if self.config.keys.is_empty() && !self.names_keys && !self.config.anonymous {

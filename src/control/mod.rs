@@ -6,19 +6,26 @@
 //!
 //! It runs monoio on epoll, not on a ring: a hardened process can make no further ring.
 
+mod access;
 mod http;
 mod metrics;
 mod page;
 mod routes;
 mod watch;
 
+pub use access::Key;
+
 use crate::hub::Mail;
 use crate::server::{Drain, Handle, listen_one};
+use crate::sys::priority;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
+
+/// A tenth of a core's share where both want one: a scrape still comes while all cores are busy, and they hardly notice.
+const NICENESS: i32 = 10;
 
 /// What the admin listener shows and steers.
 pub struct Operator {
@@ -45,6 +52,8 @@ pub struct Settings {
     pub slow_budget_bytes: u64,
     /// Metrics under their other names too.
     pub metric_aliases: bool,
+    /// What to ask for before anything is told or done.
+    pub key: Option<Key>,
 }
 
 /// What became of a changed configuration.
@@ -72,6 +81,10 @@ pub fn start(listener: TcpListener, operator: Operator) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let (say_ready, ready) = oneshot::channel();
     thread::Builder::new().name("control".to_owned()).spawn(move || {
+        // Before anything else: whatever floods this port, the cores come first.
+        if let Err(error) = priority::lower(NICENESS) {
+            tracing::warn!(%error, "the control thread runs with the priority of a core");
+        }
         let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build();
         match runtime {
             Err(error) => drop(say_ready.send(Err(error))),
@@ -90,7 +103,7 @@ async fn run(listener: TcpListener, operator: Operator) {
     let watching = Rc::clone(&watch);
     monoio::spawn(async move { watching.run().await });
     let routes = Rc::new(routes::Routes::new(operator, watch));
-    if let Err(error) = http::serve(listener, routes).await {
+    if let Err(error) = http::serve(listener, routes, http::Limits::DEFAULT).await {
         tracing::error!(%error, "the admin listener has ended");
     }
 }

@@ -1,5 +1,6 @@
 //! The one table of what the admin listener serves: method and path to what answers.
 
+use super::access::Access;
 use super::http::{Answer, Request, Service};
 use super::page::Page;
 use super::watch::Watch;
@@ -12,12 +13,14 @@ use std::rc::Rc;
 pub(super) struct Routes {
     operator: Rc<Operator>,
     watch: Rc<Watch>,
+    access: Access,
     page: Page,
 }
 
 impl Routes {
     pub fn new(operator: Rc<Operator>, watch: Rc<Watch>) -> Routes {
-        Routes { operator, watch, page: Page::new() }
+        let access = Access::new(operator.settings.key.clone());
+        Routes { operator, watch, access, page: Page::new() }
     }
 
     fn metrics(&self, request: &Request) -> Answer {
@@ -38,6 +41,10 @@ impl Routes {
 }
 
 impl Service for Routes {
+    async fn admit(&self, head: &Request) -> Result<(), Answer> {
+        self.access.admit(head).await
+    }
+
     async fn answer(&self, request: Request) -> Answer {
         match (&request.method, &*request.path) {
             (&Method::GET, "/") => self.page.answer(&request),

@@ -11,6 +11,7 @@ mod enter;
 pub mod harden;
 pub mod host;
 pub mod memory;
+pub mod priority;
 pub mod probe;
 pub mod process;
 pub mod socket;
