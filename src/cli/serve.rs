@@ -89,6 +89,7 @@ fn start_control(
             slow_budget_bytes: config
                 .slow_consumer_budget_bytes
                 .unwrap_or_else(|| HostFacts::read().memory_bytes() / 4),
+            max_message_bytes: config.max_message_bytes,
             metric_aliases: config.metric_aliases,
             key: config.admin_key.clone(),
         },

@@ -7,8 +7,11 @@
 //! It runs monoio on epoll, not on a ring: a hardened process can make no further ring.
 
 mod access;
+mod answers;
+mod api;
 mod http;
 mod metrics;
+mod openapi;
 mod page;
 mod routes;
 mod watch;
@@ -50,6 +53,8 @@ pub struct Settings {
     pub memory_budget_bytes: Option<u64>,
     /// Bytes that slow consumers may make it hold.
     pub slow_budget_bytes: u64,
+    /// The largest message that clients may send, and the API.
+    pub max_message_bytes: usize,
     /// Metrics under their other names too.
     pub metric_aliases: bool,
     /// What to ask for before anything is told or done.
@@ -102,8 +107,14 @@ async fn run(listener: TcpListener, operator: Operator) {
     let watch = Rc::new(watch::Watch::new(Rc::clone(&operator)));
     let watching = Rc::clone(&watch);
     monoio::spawn(async move { watching.run().await });
-    let routes = Rc::new(routes::Routes::new(operator, watch));
-    if let Err(error) = http::serve(listener, routes, http::Limits::DEFAULT).await {
+    let served = match answers::Answers::listen() {
+        Ok(answers) => {
+            let routes = Rc::new(routes::Routes::new(operator, watch, answers));
+            http::serve(listener, routes, http::Limits::DEFAULT).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
         tracing::error!(%error, "the admin listener has ended");
     }
 }

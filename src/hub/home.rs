@@ -12,7 +12,7 @@
 use super::Options;
 use super::history::{Entry, History};
 use super::link::Links;
-use super::mail::{Answer, Ask, Asker, Call, Mail, Position, Subscribed};
+use super::mail::{Answer, Ask, Asker, Call, Mail, Position, Subscribed, TopicFacts};
 use super::name::Name;
 use super::presence::{News, Presence, Telling};
 use super::stats::now_us;
@@ -32,6 +32,9 @@ const TOPIC_BYTES: usize = 512;
 
 /// Topics looked at each second: for news to be told, for what has aged, for those that may go. The others come later.
 const LOOKED_AT_PER_TICK: usize = 4_096;
+
+/// Topics looked at for one page of a list of them.
+const LOOKED_AT_PER_PAGE: usize = 1_024;
 
 /// Tables that are emptier than one in so many give memory back.
 const SPARSE: usize = 8;
@@ -167,11 +170,25 @@ impl Homes {
                 Some(topic) => self.history(topic, *limit, *since),
                 None => Answer::History { last: Position { epoch: 0, offset: 0 }, frames: Vec::new() },
             },
+            Ask::Topics { prefix, from } => self.page(prefix, *from),
             _ => {
                 unreachable!("it is not about a topic")
             }
         };
         give_answer(from, call, answer, links, out);
+    }
+
+    /// Topics in the next so many places; what comes and goes between two pages may be in none or in both.
+    fn page(&self, prefix: &str, from: usize) -> Answer {
+        let end = from.saturating_add(LOOKED_AT_PER_PAGE).min(self.topics.capacity());
+        let topics = (from..end).filter_map(|number| self.topics.get(number));
+        let facts = |topic: &Topic| TopicFacts {
+            name: topic.name.clone(),
+            subscribers: topic.members(),
+            last_id: topic.history.last(),
+        };
+        let topics = topics.filter(|topic| topic.name.starts_with(prefix)).map(facts).collect();
+        Answer::Topics { topics, next: (end < self.topics.capacity()).then_some(end) }
     }
 
     fn existing(&self, name: &Name) -> Option<&Topic> {

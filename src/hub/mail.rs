@@ -140,6 +140,20 @@ pub enum Ask {
         code: u16,
         reason: Name,
     },
+    /// Topics of this home whose names begin with `prefix`, looked for from this place on.
+    Topics {
+        prefix: Box<str>,
+        from: usize,
+    },
+    /// Where the connections of a user are, so many at most.
+    Connections {
+        user: Name,
+        limit: usize,
+    },
+    /// What this core knows of one of its connections.
+    Session {
+        conn: ConnId,
+    },
 }
 
 /// A place in a topic's history.
@@ -168,10 +182,43 @@ pub enum Answer {
     Sent {
         connections: usize,
     },
+    /// And the place to go on from, where there is one.
+    Topics {
+        topics: Vec<TopicFacts>,
+        next: Option<usize>,
+    },
+    /// Cores and connections, and how many there are in all.
+    Connections {
+        places: Vec<(usize, ConnId)>,
+        total: usize,
+    },
+    Session(Option<SessionFacts>),
     /// A limit is against it; nothing was done.
     Refused(Limit),
     /// There is no room on the way; nothing was done.
     TryAgain,
+}
+
+/// A topic, as its home core knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicFacts {
+    /// Its name.
+    pub name: Name,
+    /// Connections subscribed to it.
+    pub subscribers: u64,
+    /// Its newest publication.
+    pub last_id: u64,
+}
+
+/// A connection that speaks the channel protocol, as the hub knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionFacts {
+    /// Whose it is.
+    pub user: Option<Name>,
+    /// The first 100 topics it is subscribed to.
+    pub subscriptions: Vec<Name>,
+    /// How many it is subscribed to in all.
+    pub subscription_count: usize,
 }
 
 /// How a subscription begins: `missed`, then whatever comes after `last`.

@@ -39,12 +39,12 @@ mod wire;
 pub use hooks::{Client, Connect, Hooks, Open};
 pub use lease::Budget;
 pub use limit::{Limit, Limits};
-pub use mail::Mail;
 pub(crate) use mail::{Answer, Ask, Asker, Call};
+pub use mail::{Mail, SessionFacts, TopicFacts};
 pub use name::{Name, home};
 pub use namespace::{Namespaces, PatternError, Publishers, Settings, SlowConsumer};
 pub use stats::{Board, Counters, Figures};
-pub(crate) use wire::{direct_from_server, epoch, history_items, parse_connection_id};
+pub(crate) use wire::{connection_id, direct_from_server, epoch, history_items, parse_connection_id};
 
 use crate::ds::{Bucket, Rate};
 use crate::handler::{ConnId, Decision, Handler, Message, Origin, Outbox, Request, Work};
@@ -73,6 +73,9 @@ const RESTART: &str = "restart";
 
 /// Connections whose tokens are looked after in one turn: a million may end in the same second.
 const TOKENS_PER_TURN: usize = 256;
+
+/// Subscriptions of a connection that who looks it up is told.
+const SUBSCRIPTIONS_TOLD: usize = 100;
 
 /// Settings of a hub, the same for all cores.
 pub struct Options {
@@ -197,15 +200,34 @@ impl<K: Hooks> Hub<K> {
 
     fn handle_call(&mut self, from: usize, call: Box<Call>, out: &mut Outbox<Mail>) {
         match &call.ask {
-            Ask::Open { .. } | Ask::Close { .. } | Ask::Direct { .. } | Ask::Disconnect { .. } => {
+            Ask::Open { .. }
+            | Ask::Close { .. }
+            | Ask::Direct { .. }
+            | Ask::Disconnect { .. }
+            | Ask::Connections { .. } => {
                 let most = self.options.limits.connections_per_user;
                 self.users.handle_call(from, call, most, &mut self.links, out);
             }
             Ask::Admit { .. } | Ask::Depart { .. } => {
                 self.addresses.handle_call(from, call, &self.options.limits, &mut self.links, out);
             }
+            Ask::Session { conn } => {
+                let session = Answer::Session(self.look(*conn));
+                home::give_answer(from, call, session, &mut self.links, out);
+            }
             _ => self.homes.handle_call(from, call, &mut self.links, out),
         }
+    }
+
+    /// What is known of a connection of this core that speaks the channel protocol.
+    fn look(&mut self, conn: ConnId) -> Option<SessionFacts> {
+        let session = self.sessions.get(conn)?;
+        let topics = session.subs().take(SUBSCRIPTIONS_TOLD);
+        Some(SessionFacts {
+            user: session.user().cloned(),
+            subscriptions: topics.map(|sub| self.locals.name(sub.topic).clone()).collect(),
+            subscription_count: session.subs().count(),
+        })
     }
 
     /// Handles what the callback at hand has sent to this core itself.

@@ -82,6 +82,11 @@ impl Users {
                 }
                 Answer::Sent { connections }
             }
+            Ask::Connections { user, limit } => {
+                let places = self.places(user).take(*limit);
+                let places = places.map(|place| (place.core.into(), place.conn)).collect();
+                Answer::Connections { places, total: self.count(user) }
+            }
             _ => unreachable!("calls about topics go to the topics' home"),
         };
         give_answer(from, call, answer, links, out);
@@ -91,12 +96,15 @@ impl Users {
         self.by_name.get(user).into_iter().flat_map(Connections::iter)
     }
 
+    /// How many connections a user has.
+    fn count(&self, user: &Name) -> usize {
+        let others = |connections: &Connections| connections.others.as_ref().map_or(0, |others| others.len());
+        self.by_name.get(user).map_or(0, |connections| 1 + others(connections))
+    }
+
     /// Whether a user has as many connections as it may.
     fn has_all(&self, user: &Name, connections_max: Option<u32>) -> bool {
-        let Some(most) = connections_max else { return false };
-        let connections = self.by_name.get(user);
-        let others = |connections: &Connections| connections.others.as_ref().map_or(0, |others| others.len());
-        connections.map_or(0, |connections| 1 + others(connections)) >= most as usize
+        connections_max.is_some_and(|most| self.count(user) >= most as usize)
     }
 
     fn open(&mut self, user: &Name, place: Place) {

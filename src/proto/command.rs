@@ -523,7 +523,7 @@ impl<'de> Deserialize<'de> for MemberName {
 }
 
 /// Whether arrays and objects nest deeper than `limit` in `text`, which is JSON.
-fn nests_deeper_than(limit: usize, text: &str) -> bool {
+pub fn nests_deeper_than(limit: usize, text: &str) -> bool {
     // Each level is two bytes, and nearly every longer text has too few brackets to be deep: counting them is much
     // cheaper than the walk below.
     if text.len() <= 2 * limit || openings(text) <= limit {

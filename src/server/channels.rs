@@ -152,7 +152,7 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    fn one(
+    pub(super) fn one(
         answer: oneshot::Receiver<Answer>,
         read: impl Fn(Answer) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
@@ -310,8 +310,7 @@ impl Handle<Mail> {
     /// # Errors
     /// The id was never one, or the server has stopped.
     pub fn disconnect(&self, connection_id: &str, code: u16, reason: &str) -> Result<(), Invalid> {
-        let place = hub::parse_connection_id(connection_id).filter(|(core, _)| *core < self.cores());
-        let (core, conn) = place.ok_or(Invalid::ConnectionId)?;
+        let (core, conn) = self.place(connection_id).ok_or(Invalid::ConnectionId)?;
         let cut = Mail::Cut { conn, code, reason: Name::new(reason) };
         self.send(core, cut).map_err(|_| Invalid::Stopped)
     }
@@ -334,7 +333,7 @@ impl Handle<Mail> {
         self.board().figures()
     }
 
-    fn ask(&self, core: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Invalid> {
+    pub(super) fn ask(&self, core: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Invalid> {
         let (reply, answer) = oneshot::channel();
         let call = Box::new(Call { asker: Asker::Thread(reply), ask, answer: None });
         self.send(core, Mail::Ask(call)).map_err(|_| Invalid::Stopped)?;
@@ -349,7 +348,7 @@ fn connections(answer: Answer) -> Option<usize> {
     }
 }
 
-fn user_name(user: &str) -> Result<Name, Invalid> {
+pub(super) fn user_name(user: &str) -> Result<Name, Invalid> {
     if is_name(user) { Ok(Name::new(user)) } else { Err(Invalid::Name) }
 }
 

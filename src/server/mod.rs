@@ -6,14 +6,16 @@ mod drain;
 mod front;
 mod handle;
 mod listen;
+mod look;
 mod pressure;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
 pub use drain::{Drain, Stopping};
 pub use front::Front;
 pub use handle::Handle;
-pub use pressure::MemoryUse;
 pub(crate) use listen::listen_one;
+pub use look::{TopicPage, UserConnections};
+pub use pressure::MemoryUse;
 
 use crate::budget;
 use crate::config::Config;

@@ -1,0 +1,129 @@
+//! The API as OpenAPI 3.1, made from the table of endpoints.
+
+use super::api::arguments::{Need, Parameter};
+use super::api::fault::Code;
+use super::api::shape::ERROR;
+use super::routes::{ENDPOINTS, Endpoint, Gives};
+use ::http::Method;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// What any request may fail with, by who asks.
+const ANY: &[Code] = &[Code::Unauthorized, Code::Forbidden];
+
+/// And one with parameters.
+const WITH_PARAMETERS: &[Code] = &[Code::BadRequest];
+
+/// And one with a body.
+const WITH_BODY: &[Code] = &[Code::BadRequest, Code::TooLarge, Code::UnsupportedMediaType];
+
+/// The whole description.
+pub(super) fn document() -> Value {
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for endpoint in ENDPOINTS {
+        let method = endpoint.method.as_str().to_ascii_lowercase();
+        paths.entry(endpoint.path).or_default().insert(method, operation(endpoint));
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "megasock admin API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "What an operator sees of a megasock server and does with it. Times are milliseconds since 1970.",
+            "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
+        },
+        "security": [{}, {"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {"Error": ERROR.schema()},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "headers": {
+                "RequestId": {
+                    "description": "The caller's, where it was well-formed, or else the server's own.",
+                    "schema": {"type": "string"},
+                },
+            },
+        },
+    })
+}
+
+fn operation(endpoint: &Endpoint) -> Value {
+    let name = endpoint.path.rsplit('/').next().unwrap_or_default();
+    let mut operation = json!({
+        "operationId": name.trim_end_matches(".json"),
+        "summary": endpoint.about,
+        "responses": responses(endpoint),
+    });
+    if endpoint.method == Method::POST {
+        let must = endpoint.takes.iter().any(|parameter| parameter.need != Need::Optional);
+        operation["requestBody"] =
+            json!({"required": must, "content": {"application/json": {"schema": object(endpoint.takes)}}});
+    } else if !endpoint.takes.is_empty() {
+        operation["parameters"] = endpoint.takes.iter().map(in_query).collect();
+    }
+    operation
+}
+
+fn responses(endpoint: &Endpoint) -> Value {
+    let headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
+    let content = match &endpoint.gives {
+        Gives::Json(shape) => json!({"application/json": {"schema": shape.schema()}}),
+        Gives::Text(content_type) => json!({*content_type: {"schema": {"type": "string"}}}),
+    };
+    let mut responses = Map::new();
+    responses.insert("200".into(), json!({"description": "Done.", "headers": headers, "content": content}));
+    let common = match (endpoint.method == Method::POST, endpoint.takes.is_empty()) {
+        (true, _) => WITH_BODY,
+        (false, true) => &[],
+        (false, false) => WITH_PARAMETERS,
+    };
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in ANY.iter().chain(common).chain(endpoint.fails) {
+        let codes = by_status.entry(code.status().as_u16()).or_default();
+        if !codes.contains(code) {
+            codes.push(*code);
+        }
+    }
+    for (status, codes) in by_status {
+        let about: Vec<String> =
+            codes.iter().map(|code| format!("`{}`: {}", code.text(), code.about())).collect();
+        let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}});
+        responses.insert(
+            status.to_string(),
+            json!({"description": about.join(" "), "headers": headers, "content": content}),
+        );
+    }
+    responses.into()
+}
+
+fn in_query(parameter: &Parameter) -> Value {
+    json!({
+        "name": parameter.name,
+        "in": "query",
+        "required": parameter.need == Need::Required,
+        "description": parameter.about,
+        "schema": parameter.kind.schema(),
+    })
+}
+
+/// The body of a request with these parameters.
+fn object(takes: &[Parameter]) -> Value {
+    let properties: Map<String, Value> = takes
+        .iter()
+        .map(|parameter| {
+            let mut schema = parameter.kind.schema();
+            schema["description"] = parameter.about.into();
+            (parameter.name.to_owned(), schema)
+        })
+        .collect();
+    let named = |need| -> Vec<&str> {
+        takes.iter().filter(|parameter| parameter.need == need).map(|parameter| parameter.name).collect()
+    };
+    let mut object = json!({"type": "object", "properties": properties, "required": named(Need::Required)});
+    let choices: Vec<Value> =
+        named(Need::OneOf).into_iter().map(|name| json!({"required": [name]})).collect();
+    if !choices.is_empty() {
+        object["oneOf"] = choices.into();
+    }
+    object
+}
