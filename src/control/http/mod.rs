@@ -24,6 +24,8 @@
 mod conversation;
 mod head;
 mod seats;
+#[cfg(test)]
+mod tests;
 
 use ::http::header::{AsHeaderName, HeaderName, HeaderValue};
 use ::http::{HeaderMap, Method, StatusCode};
