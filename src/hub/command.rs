@@ -335,6 +335,9 @@ impl<K: Hooks> Hub<K> {
             }
             (Ask::Open { .. }, Answer::Refused(limit)) => {
                 self.counters.refuse(limit);
+                if !self.has(conn) {
+                    return; // it has gone, and is told nothing
+                }
                 let code = limit.error();
                 self.counters.errors[code as usize].add(1);
                 let frame = wire::frame(|json| event::append_error(json, None, code, code.text()));

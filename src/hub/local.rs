@@ -396,6 +396,8 @@ impl Locals {
         self.counters.dropped.add(dropped);
         if dropped > 0 && had_all || verdict == Verdict::TooSlow {
             self.counters.slow[policy as usize].add(1);
+            let owed = if let Verdict::Owed(bytes) = verdict { bytes } else { owed };
+            out.report_slow(sub.conn(), policy.name(), owed);
         }
         match verdict {
             Verdict::Owed(bytes) => *session.owed_bytes() = bytes,

@@ -353,6 +353,10 @@ impl<K: Hooks> Handler for Hub<K> {
         }
     }
 
+    fn user(&mut self, conn: ConnId) -> Option<String> {
+        self.sessions.get(conn)?.user().map(|user| user.to_string())
+    }
+
     fn on_tick(&mut self, now_ms: u64, out: &mut Outbox<Mail>) {
         self.begin(out);
         self.homes.on_tick(now_ms, &mut self.links, out);

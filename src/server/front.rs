@@ -182,6 +182,10 @@ impl<K: Hooks> Handler for Front<K> {
         self.hub.on_turn(out)
     }
 
+    fn user(&mut self, conn: ConnId) -> Option<String> {
+        self.hub.user(conn)
+    }
+
     fn on_tick(&mut self, now_ms: u64, out: &mut Outbox<Mail>) {
         self.hub.on_tick(now_ms, out);
     }

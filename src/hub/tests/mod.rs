@@ -4,6 +4,7 @@
 //! how many cases to try, `MEGASOCK_CASE` runs one alone and tells its story.
 
 mod client;
+mod counts;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

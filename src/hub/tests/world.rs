@@ -13,6 +13,7 @@ use crate::hub::{
 use crate::proto::address::AddressKey;
 use crate::proto::client::decode_server_header;
 use crate::proto::close::CloseReason;
+use crate::proto::command::ErrorCode;
 use rtrb::Consumer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,9 +61,28 @@ struct Asked {
     refused: bool,
 }
 
+/// What clients were told, and the log, that is counted too.
+#[derive(Default)]
+struct Told {
+    errors: BTreeMap<String, u64>,
+    slow_gaps: u64,
+    slow_consumers: u64,
+}
+
+impl Told {
+    fn note(&mut self, json: &str) {
+        match (field(json, "type"), field(json, "code"), field(json, "reason")) {
+            (Some("error"), Some(code), _) => *self.errors.entry(code.to_owned()).or_default() += 1,
+            (Some("gap"), _, Some("slow_consumer")) => self.slow_gaps += 1,
+            _ => {}
+        }
+    }
+}
+
 struct World {
     limits: Limits,
     board: Arc<Board>,
+    told: Told,
     cores: Vec<Core>,
     clients: Vec<Client>,
     random: Random,
@@ -150,6 +170,7 @@ impl World {
         World {
             limits,
             board,
+            told: Told::default(),
             cores: producers.into_iter().zip(consumers).enumerate().map(core).collect(),
             clients: (0..2 + random.below(5)).map(|number| Client::new(number, number % count)).collect(),
             random,
@@ -273,7 +294,11 @@ impl World {
                 core.hub.on_open(conn, &mut core.out);
                 self.apply(on);
             }
-            Decision::Respond(_) | Decision::Refuse { .. } => {
+            decision => {
+                if let Decision::Refuse { frames, .. } = decision {
+                    let header = decode_server_header(&frames).unwrap().expect("a frame");
+                    self.told.note(std::str::from_utf8(&frames[header.header_len..]).expect("text"));
+                }
                 self.tell(|| format!("client {client} is turned away"));
                 self.clients[client].lose_connection();
             }
@@ -432,7 +457,7 @@ impl World {
                 Action::Resume { .. } => self.clients[client].held = false,
                 Action::Close { .. } | Action::End { .. } => ended.push(client),
                 Action::Decide { decision, .. } => self.decide(client, decision),
-                Action::ReportSlow { .. } => {}
+                Action::ReportSlow { .. } => self.told.slow_consumers += 1,
             }
         }
         for client in ended {
@@ -447,6 +472,7 @@ impl World {
             let end = header.header_len + header.payload_len as usize;
             let json = std::str::from_utf8(&rest[header.header_len..end]).expect("text").to_owned();
             rest = &rest[end..];
+            self.told.note(&json);
             if self.clients[client].stalled {
                 self.clients[client].socket.push_back(json);
             } else {
@@ -525,6 +551,14 @@ impl World {
         }
         self.settle();
         let figures = self.board.figures();
+        assert_eq!(
+            (figures.slow.iter().sum(), figures.gaps),
+            (self.told.slow_consumers, self.told.slow_gaps)
+        );
+        for code in ErrorCode::ALL {
+            let (told, counted) = (self.told.errors.get(code.name()), figures.errors[code as usize]);
+            assert_eq!(told.copied().unwrap_or(0), counted, "{code:?}");
+        }
         assert_eq!((figures.sessions, figures.users, figures.subscriptions), (0, 0, 0));
         assert_eq!(figures.owed_bytes, 0, "kept for who is gone");
         for core in &self.cores {

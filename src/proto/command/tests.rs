@@ -85,6 +85,7 @@ fn the_lines_of_the_protocol() {
         (r#"{"type":"refresh","id":11,"token":"t.o.k"}"#, "11", Command::Refresh { token: "t.o.k".into() }),
     ];
     for (line, id, command) in lines {
+        assert!(line.contains(&format!("\"type\":\"{}\"", command.verb().name())), "{line}");
         assert_eq!(parse(line), parsed(Some(id), command), "{line}");
     }
     assert_eq!(parse(r#"{"type":"ping"}"#), parsed(None, Command::Ping));
