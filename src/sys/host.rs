@@ -219,7 +219,13 @@ pub fn raise_memlock() -> io::Result<()> {
     raise(libc::RLIMIT_MEMLOCK)
 }
 
-fn raise(resource: libc::__rlimit_resource_t) -> io::Result<()> {
+/// What `getrlimit` takes; glibc has a type for it.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn raise(resource: Resource) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for the kernel to write, and lives across the call.
     if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {

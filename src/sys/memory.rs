@@ -6,13 +6,6 @@
 
 use std::fs;
 
-/// Free bytes inside the heaps from which on they are given back, at least.
-const FREE_BYTES_MIN: usize = 128 << 10;
-
-/// Blocks from this size on get a mapping of their own, which goes back as it is freed. Set, because glibc would raise it
-/// with every such block freed, and then keep them in the heap.
-const MAPPED_BYTES_MIN: libc::c_int = 256 * 1024;
-
 /// Resident memory of this process, in bytes; 0 where `/proc` does not say.
 pub fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -30,25 +23,47 @@ fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Prepares the allocator; once, before threads start.
-pub fn prepare() {
-    // SAFETY: mallopt takes two integers and changes only the allocator's own settings.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, MAPPED_BYTES_MIN);
+pub use allocator::{give_back, prepare};
+
+#[cfg(target_env = "gnu")]
+mod allocator {
+    /// Free bytes inside the heaps from which on they are given back, at least.
+    const FREE_BYTES_MIN: usize = 128 << 10;
+
+    /// Blocks from this size on get a mapping of their own, which goes back as it is freed. Set, because glibc would raise
+    /// it with every such block freed, and then keep them in the heap.
+    const MAPPED_BYTES_MIN: libc::c_int = 256 * 1024;
+
+    /// Prepares the allocator; once, before threads start.
+    pub fn prepare() {
+        // SAFETY: mallopt takes two integers and changes only the allocator's own settings.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, MAPPED_BYTES_MIN);
+        }
+    }
+
+    /// Gives free pages back, if free memory is more than an eighth of that in use. Not for a reactor's thread: while it
+    /// works through a heap, that heap's users wait for some microseconds.
+    pub fn give_back() {
+        // SAFETY: mallinfo2 only reads, malloc_trim only returns pages that nobody uses; both lock the heaps they look at.
+        unsafe {
+            let info = libc::mallinfo2();
+            if info.fordblks > FREE_BYTES_MIN.max(info.uordblks / 8) {
+                libc::malloc_trim(0);
+            }
+        }
     }
 }
 
-/// Gives free pages back, if free memory is more than an eighth of that in use. Not for a reactor's thread: while it
-/// works through a heap, that heap's users wait for some microseconds.
-pub fn give_back() {
-    // SAFETY: mallinfo2 only reads, malloc_trim only returns pages that nobody uses; both lock the heaps they look at.
-    unsafe {
-        let info = libc::mallinfo2();
-        if info.fordblks > FREE_BYTES_MIN.max(info.uordblks / 8) {
-            libc::malloc_trim(0);
-        }
-    }
+/// musl's has no settings, and unmaps a group of blocks when the last of them is freed.
+#[cfg(not(target_env = "gnu"))]
+mod allocator {
+    /// There is nothing to prepare.
+    pub fn prepare() {}
+
+    /// What is free has gone back already.
+    pub fn give_back() {}
 }
 
 #[cfg(test)]

@@ -277,7 +277,8 @@ impl Uring {
         );
         // SAFETY: msghdr is plain data for which all zeroes is a valid value.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iovlen = self.iovecs.len() - first;
+        // A size to the kernel and in glibc, an int and padding in musl.
+        header.msg_iovlen = (self.iovecs.len() - first) as _;
         header.msg_iov = self.iovecs[first..].as_mut_ptr();
         self.headers.push(header);
         self.headers.last().expect("just pushed")

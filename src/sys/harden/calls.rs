@@ -106,10 +106,14 @@ pub const CALLS: &[CallGroup] = &[
     group!("the configuration, keys and certificates on a reload, /proc for metrics: files are read, never written or made":
         SYS_openat;
         only &[&[argument(2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64, libc::O_RDONLY as u64)]]),
+    #[cfg(target_arch = "x86_64")]
+    group!("the same, by the name that only this architecture has and musl uses":
+        SYS_open;
+        only &[&[argument(1, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64, libc::O_RDONLY as u64)]]),
     group!("what kind of file it is, and what a folder holds":
         SYS_fstat SYS_newfstatat SYS_statx SYS_getdents64 SYS_readlinkat SYS_getcwd),
     #[cfg(target_arch = "x86_64")]
-    group!("the same, by names that only this architecture has": SYS_readlink),
+    group!("the same, by names that only this architecture has": SYS_readlink SYS_stat SYS_lstat),
     group!("memory that is not executable": SYS_mmap SYS_mprotect;
         only &[&[argument(2, libc::PROT_EXEC as u64, 0)]]),
     group!("memory given back, and grown": SYS_munmap SYS_mremap SYS_madvise SYS_brk),
