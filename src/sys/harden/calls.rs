@@ -124,7 +124,7 @@ pub const CALLS: &[CallGroup] = &[
         SYS_futex SYS_set_robust_list SYS_rseq SYS_gettid SYS_getpid SYS_sched_getaffinity SYS_sched_setaffinity SYS_sched_yield
         SYS_getcpu SYS_exit SYS_exit_group),
     group!("the control thread comes after the cores: its own niceness, nobody else's": SYS_setpriority;
-        only &[&[number(0, libc::PRIO_PROCESS), number(1, 0)]]),
+        only &[&[number(0, libc::PRIO_PROCESS as _), number(1, 0)]]),
     group!("a thread's name, and names of memory": SYS_prctl;
         only &[&[number(0, libc::PR_SET_NAME as u32)], &[number(0, PR_SET_VMA)]]),
     group!("an end by `abort`; no other process gets a signal": SYS_tgkill; only &[&[THIS_PROCESS]]),
