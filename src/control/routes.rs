@@ -293,10 +293,12 @@ fn find(method: &Method, path: &str) -> Result<&'static Endpoint, Answer> {
         return Err(Fault::new(Code::NotFound, "there is nothing here").into());
     }
     let allowed: Vec<&str> = at_path.iter().map(|endpoint| allow(&endpoint.method)).collect();
-    let allowed = allowed.join(", ");
-    let fault = Fault::new(Code::MethodNotAllowed, format!("{path} takes {allowed}"));
-    let allowed = HeaderValue::from_str(&allowed).expect("names of methods");
-    Err(Answer::from(fault).with(ALLOW, allowed))
+    let allowed = format!("{}, OPTIONS", allowed.join(", "));
+    let answer = match *method {
+        Method::OPTIONS => Answer::text(StatusCode::NO_CONTENT, ""),
+        _ => Fault::new(Code::MethodNotAllowed, format!("{path} takes {allowed}")).into(),
+    };
+    Err(answer.with(ALLOW, HeaderValue::from_str(&allowed).expect("names of methods")))
 }
 
 /// Who may GET may HEAD (RFC 9110 §9.3.2).

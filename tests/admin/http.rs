@@ -213,6 +213,27 @@ fn a_head_is_answered_as_its_get_without_the_body() {
 }
 
 #[test]
+fn a_path_says_what_methods_it_takes() {
+    let server = Server::start(&[]);
+    let mut client = Client::connect(admin(&server));
+    let mut with = |method: &str, target: &str| {
+        client.send(post(target, "", "{}").replacen("POST", method, 1).as_bytes());
+        client.response()
+    };
+    for (target, methods) in
+        [("/metrics", "GET, HEAD, OPTIONS"), ("/", "GET, HEAD, OPTIONS"), ("/api/publish", "POST, OPTIONS")]
+    {
+        let asked = with("OPTIONS", target);
+        assert_eq!((asked.status, asked.header("Allow")), (204, Some(methods)), "{target}");
+        let refused = with("DELETE", target);
+        assert_error(&refused, 405, "method_not_allowed");
+        assert_eq!(refused.header("Allow"), Some(methods), "{target}");
+    }
+    assert_error(&with("get", "/metrics"), 405, "method_not_allowed");
+    assert_error(&with("DELETE", "/nowhere"), 404, "not_found");
+}
+
+#[test]
 fn who_waits_for_a_100_gets_one_and_who_does_not_need_it_none() {
     let server = Server::start(&[]);
     let mut client = Client::connect(admin(&server));

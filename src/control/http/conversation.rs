@@ -64,13 +64,10 @@ pub(super) async fn converse<S: Service>(
             Ok(true) => breathe().await,
             Ok(false) => break,
             Err(Stop::Gone) => return,
-            Err(Stop::Refused(refusal)) => {
-                let id = ids.of(None);
-                match conversation.say(refusal.answer(), &id, false, true).await {
-                    Ok(()) => break,
-                    Err(_) => return,
-                }
-            }
+            Err(Stop::Refused(refusal)) => match conversation.refuse(refusal, &ids.of(None)).await {
+                Ok(()) => break,
+                Err(_) => return,
+            },
         }
     }
     conversation.leave().await;
@@ -102,7 +99,14 @@ impl<S: Service> Conversation<'_, S> {
             self.say(answer, &id, is_head, !keeps_alive).await?;
             return Ok(keeps_alive);
         }
-        request.body = self.body(body_bytes, expects_continue).await?;
+        request.body = match self.body(body_bytes, expects_continue).await {
+            Ok(body) => body,
+            Err(Stop::Gone) => return Err(Stop::Gone),
+            Err(Stop::Refused(refusal)) => {
+                self.refuse(refusal, &id).await?;
+                return Ok(false);
+            }
+        };
         self.seat.begin(Doing::Served);
         let answer = timeout(self.limits.answer, self.service.answer(request)).await;
         self.seat.hold(0);
@@ -171,6 +175,12 @@ impl<S: Service> Conversation<'_, S> {
         }
     }
 
+    /// The last answer, to what cannot be read any further.
+    async fn refuse(&mut self, refusal: Refusal, id: &RequestId) -> Result<(), Stop> {
+        self.forget();
+        self.say(refusal.answer(), id, false, true).await
+    }
+
     async fn say(&mut self, answer: Answer, id: &RequestId, is_head: bool, closes: bool) -> Result<(), Stop> {
         self.seat.begin(Doing::Reading);
         let mut bytes = head_of(&answer, Some(id), closes);
@@ -193,10 +203,16 @@ impl<S: Service> Conversation<'_, S> {
         settled(written.map(|(result, _)| result))
     }
 
+    /// Holds nothing more of what has come.
+    fn forget(&mut self) {
+        self.received = BytesMut::new();
+        self.seat.hold(0);
+    }
+
     /// Waits until the peer has seen the end.
     async fn leave(&mut self) {
         self.seat.begin(Doing::Leaving);
-        self.received = BytesMut::new();
+        self.forget();
         if self.stream.shutdown().await.is_err() {
             return;
         }

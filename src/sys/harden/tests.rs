@@ -175,3 +175,16 @@ fn a_process_with_threads_is_told_so_and_a_rehearsal_leaves_it_as_it_was() {
     rehearse().unwrap();
     assert!(Command::new("/bin/true").status().unwrap().success());
 }
+
+#[test]
+fn a_thread_may_come_later_itself_and_nobody_else() {
+    hardened(|| {
+        crate::sys::priority::lower(5).unwrap();
+        let other = libc::c_long::from(std::process::id());
+        for (which, who) in
+            [(libc::PRIO_PROCESS, other), (libc::PRIO_PROCESS, 1), (libc::PRIO_PGRP, 0), (libc::PRIO_USER, 0)]
+        {
+            assert_missing(syscall(libc::SYS_setpriority, [which.into(), who, 5]));
+        }
+    });
+}
