@@ -261,3 +261,91 @@ fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
     let mut elements = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     elements.any(|one| one.trim_ascii().eq_ignore_ascii_case(element.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    /// What heads are made of, and what breaks them.
+    const PIECES: &[&[u8]] = &[
+        b"GET ",
+        b"POST ",
+        b"/",
+        b"*",
+        b"?a=b&c",
+        b"http://a/",
+        b"//",
+        b"@[::1]:x/",
+        b" HTTP/1.1",
+        b" HTTP/1.0",
+        b"\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b" ",
+        b"\t",
+        b":",
+        b"Host: a\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Expect: 100-continue\r\n",
+        b"X: y\r\n",
+        b"\xff",
+        b"%",
+        b"%C3%A4",
+    ];
+
+    proptest! {
+        /// A panic would fail it; and of what is let through, nothing is beyond its limit.
+        #[test]
+        fn no_head_panics_and_none_that_is_read_is_beyond_a_limit(
+            starts_well in any::<bool>(),
+            pieces in vec((select(PIECES), prop_oneof![9 => Just(1_usize), 1 => 1_usize..20_000]), 0..40),
+        ) {
+            let mut bytes = BytesMut::from(if starts_well { &b"GET / HTTP/1.1\r\nHost: a\r\n"[..] } else { b"" });
+            pieces.iter().for_each(|(piece, times)| bytes.extend_from_slice(&piece.repeat(*times)));
+            bytes.extend_from_slice(b"\r\n\r\n");
+            let len = bytes.len();
+            if let Ok(head) = read(bytes, &Limits::DEFAULT) {
+                prop_assert!(len <= HEAD_BYTES_MAX && head.headers.len() <= HEADERS_MAX);
+                prop_assert!(head.path.starts_with(['/', '*']), "{}", head.path);
+                prop_assert!(head.body_bytes <= Limits::DEFAULT.body_bytes);
+                let values = head.headers.iter().all(|(_, value)| {
+                    value.as_bytes().iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
+                });
+                prop_assert!(values && !head.headers.contains_key(TRANSFER_ENCODING));
+            }
+        }
+    }
+
+    #[test]
+    fn at_its_limits_a_head_is_read() {
+        let head = |name: usize, target: usize, headers: usize| {
+            let more = "X: y\r\n".repeat(headers - 2);
+            let (name, target) = ("n".repeat(name), "t".repeat(target - 1));
+            let text = format!("GET /{target} HTTP/1.1\r\nHost: a\r\n{name}: v\r\n{more}\r\n");
+            read(BytesMut::from(text.as_bytes()), &Limits::DEFAULT)
+                .map(|_| ())
+                .map_err(|refusal| refusal.status)
+        };
+        assert_eq!(head(NAME_BYTES_MAX, TARGET_BYTES_MAX, HEADERS_MAX), Ok(()));
+        let too_large = Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert_eq!(head(NAME_BYTES_MAX + 1, 1, 2), too_large);
+        assert_eq!(head(1, 1, HEADERS_MAX + 1), too_large);
+        assert_eq!(head(1, TARGET_BYTES_MAX + 1, 2), Err(StatusCode::URI_TOO_LONG));
+    }
+
+    #[test]
+    fn every_refusal_has_a_code_of_its_own() {
+        for refusal in
+            [Refusal::HEAD_TIMEOUT, Refusal::BODY_TOO_LARGE, Refusal::FULL, HEAD_TOO_LARGE, NO_METHOD]
+        {
+            let body = refusal.answer().body;
+            assert!(!body.windows(7).any(|text| text == b"refused"), "{body:?}");
+        }
+    }
+}

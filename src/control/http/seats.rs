@@ -154,3 +154,30 @@ fn caught<T>(act: impl FnOnce() -> T) -> Option<T> {
     };
     catch_unwind(AssertUnwindSafe(act)).map_err(logged).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_given_up_in_the_order_of_what_is_done_and_of_age() {
+        let seats = Rc::new(Seats::new(Limits { connections: 6, ..Limits::DEFAULT }));
+        let doings =
+            [Doing::Reading, Doing::Served, Doing::Staying, Doing::Coming, Doing::Coming, Doing::Leaving];
+        let taken = doings.map(|doing| {
+            let seat = seats.take().expect("a free seat");
+            seat.begin(doing);
+            seat
+        });
+        // Being asked anew makes a connection the younger of two.
+        taken[3].begin(Doing::Coming);
+        for evicted in [5, 4, 3, 2, 0] {
+            assert!(!taken[evicted].is_evicted.get(), "{evicted} went too early");
+            seats.take().expect("a seat of somebody else's").begin(Doing::Served);
+            assert!(taken[evicted].is_evicted.get(), "{evicted} stayed");
+        }
+        assert!(seats.take().is_none() && !taken[1].is_evicted.get());
+        seats.leave(&taken[1]);
+        assert!(seats.take().is_some());
+    }
+}
