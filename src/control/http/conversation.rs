@@ -189,13 +189,16 @@ impl<S: Service> Conversation<'_, S> {
             bytes.extend_from_slice(&body);
             return self.write(bytes).await;
         }
+        self.seat.owe(body.len());
         let stream = &mut self.stream;
         let both = async {
             let (head, _) = stream.write_all(bytes).await;
             head?;
             stream.write_all(body).await.0
         };
-        settled(timeout(self.limits.write, both).await)
+        let written = settled(timeout(self.limits.write, both).await);
+        self.seat.owe(0);
+        written
     }
 
     async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Stop> {

@@ -131,6 +131,8 @@ pub(super) struct Limits {
     pub body_bytes: usize,
     /// Bodies of all connections together.
     pub bodies_bytes: usize,
+    /// Answers of all connections together; a single one may be larger.
+    pub answers_bytes: usize,
     /// Between two requests.
     pub idle: Duration,
     /// From accept to the first byte, and from there to the last of the head, however lively it drips.
@@ -150,6 +152,7 @@ impl Limits {
         requests_per_connection: 1000,
         body_bytes: 1 << 20,
         bodies_bytes: 8 << 20,
+        answers_bytes: 64 << 20,
         idle: Duration::from_secs(60),
         head: Duration::from_secs(10),
         body: Duration::from_secs(10),

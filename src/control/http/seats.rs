@@ -43,6 +43,8 @@ pub(super) struct Seat {
     since: Cell<u64>,
     /// Of its request's body.
     held_bytes: Cell<usize>,
+    /// Of the answer it is taking.
+    owed_bytes: Cell<usize>,
     is_evicted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     seats: std::rc::Weak<Seats>,
@@ -65,6 +67,7 @@ impl Seats {
             doing: Cell::new(Doing::Coming),
             since: Cell::new(self.next()),
             held_bytes: Cell::new(0),
+            owed_bytes: Cell::new(0),
             is_evicted: Cell::new(false),
             waker: RefCell::default(),
             seats: Rc::downgrade(self),
@@ -84,6 +87,19 @@ impl Seats {
     fn held_bytes(&self) -> usize {
         self.taken.borrow().iter().map(|seat| seat.held_bytes.get()).sum()
     }
+
+    /// Evicts who has been taking an answer for longest, until the rest is little enough; `last` stays.
+    fn evict_readers(&self, last: &Seat) {
+        let mut taken = self.taken.borrow_mut();
+        while taken.iter().map(|seat| seat.owed_bytes.get()).sum::<usize>() > self.limits.answers_bytes {
+            let others = taken
+                .iter()
+                .enumerate()
+                .filter(|(_, seat)| seat.owed_bytes.get() > 0 && !std::ptr::eq(&***seat, last));
+            let Some((at, _)) = others.min_by_key(|(_, seat)| seat.since.get()) else { return };
+            taken.swap_remove(at).evict();
+        }
+    }
 }
 
 impl Seat {
@@ -98,6 +114,14 @@ impl Seat {
     pub fn hold(&self, bytes: usize) -> bool {
         self.held_bytes.set(bytes);
         self.seats.upgrade().is_some_and(|seats| seats.held_bytes() <= seats.limits.bodies_bytes)
+    }
+
+    /// Counts an answer that is going to be written: those of others who do not take theirs may have to give way.
+    pub fn owe(&self, bytes: usize) {
+        self.owed_bytes.set(bytes);
+        if let Some(seats) = self.seats.upgrade() {
+            seats.evict_readers(self);
+        }
     }
 
     fn evict(&self) {

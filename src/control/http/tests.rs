@@ -159,6 +159,24 @@ fn who_does_not_read_an_answer_holds_up_nobody_and_is_cut() {
 }
 
 #[test]
+fn of_answers_too_large_together_the_one_not_taken_for_longest_goes() {
+    let address = served(Limits { answers_bytes: LARGE_BYTES * 2, ..Limits::DEFAULT });
+    let mut deaf = Client::connect(address);
+    deaf.send("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    deaf.head();
+    let mut slow = Client::connect(address);
+    slow.send("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    slow.head();
+    let (status, body) = Client::connect(address).get("/large");
+    assert_eq!((status, body.len()), (200, LARGE_BYTES));
+    let mut taken = Vec::new();
+    let end = deaf.0.read_to_end(&mut taken);
+    assert!(taken.len() < LARGE_BYTES, "{} bytes came, then {end:?}", taken.len());
+    // Two at a time are within the limit.
+    slow.0.read_exact(&mut vec![0; LARGE_BYTES]).unwrap();
+}
+
+#[test]
 fn a_full_house_evicts_who_is_silent_longest() {
     let address = served(Limits { connections: 4, ..Limits::DEFAULT });
     let mut known = Client::connect(address);
