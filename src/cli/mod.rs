@@ -5,6 +5,8 @@
 //! run failed, 2 the options are wrong.
 
 mod doctor;
+mod log;
+mod reload;
 mod serve;
 mod stop;
 mod table;
@@ -19,7 +21,8 @@ use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Every option is also a key of the TOML file (ping_interval = \"25s\") and a variable (MEGASOCK_PING_INTERVAL=25s).
-A flag wins over a variable, a variable over the file, the file over the default. docs/config.md has them all.";
+A flag wins over a variable, a variable over the file, the file over the default. docs/config.md has them all.
+SIGHUP reads the file again: what is marked live changes while the server runs.";
 
 /// Runs the command in the process's arguments.
 pub fn main() -> ExitCode {
@@ -37,7 +40,8 @@ pub fn main() -> ExitCode {
     {
         return done;
     }
-    let config = match load(&matches, mistyped) {
+    let sources = sources(&matches);
+    let config = match load(&sources, mistyped) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("megasock: {errors}");
@@ -47,15 +51,16 @@ pub fn main() -> ExitCode {
     match matches.subcommand() {
         Some(("doctor", doctor)) => doctor::run(&config, doctor.get_one("connections").copied()),
         Some(("token", token)) => token::run(&config, token),
-        _ => serve::run(config),
+        _ => serve::run(config, sources),
     }
 }
 
 /// All commands and flags.
 fn command() -> Command {
     let flags = OPTIONS.iter().map(|option| {
-        let short = format!("{} [default: {}]", option.doc, option.default);
-        let long = format!("{}\nWrite {}. [default: {}]", option.doc, option.written, option.default);
+        let change = if option.is_live { ", live" } else { "" };
+        let short = format!("{} [default: {}{change}]", option.doc, option.default);
+        let long = format!("{}\nWrite {}. [default: {}{change}]", option.doc, option.written, option.default);
         Arg::new(option.name)
             .long(option.flag())
             .value_name(option.value_name)
@@ -126,7 +131,7 @@ fn unknown_argument(option: String) -> ConfigError {
     ConfigError { option, origin: Origin::Flag, problem: "is no option".to_owned(), fix }
 }
 
-fn load(matches: &ArgMatches, mistyped: Vec<ConfigError>) -> Result<Config, ConfigErrors> {
+fn sources(matches: &ArgMatches) -> Sources {
     // Global flags reach the matches of the command they were typed with or before.
     let matches = matches.subcommand().map_or(matches, |(_, command)| command);
     let flags = OPTIONS.iter().filter_map(|option| {
@@ -138,12 +143,15 @@ fn load(matches: &ArgMatches, mistyped: Vec<ConfigError>) -> Result<Config, Conf
         (text(name), text(value))
     });
     let file = matches.get_one::<PathBuf>("config").cloned();
-    let sources = Sources {
+    Sources {
         flags: flags.collect(),
         variables: variables.collect(),
         file: file.or_else(|| std::env::var_os("MEGASOCK_CONFIG").map(PathBuf::from)),
-    };
-    let loaded = Config::load(&sources);
+    }
+}
+
+fn load(sources: &Sources, mistyped: Vec<ConfigError>) -> Result<Config, ConfigErrors> {
+    let loaded = Config::load(sources);
     if mistyped.is_empty() {
         return loaded;
     }

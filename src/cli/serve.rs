@@ -1,7 +1,9 @@
 //! `megasock serve`: start, say what it will carry, stop on a signal.
 
-use super::stop;
-use crate::config::{Config, LogFormat};
+use super::log::Log;
+use super::reload::Reload;
+use super::stop::{self, Stop};
+use crate::config::{Changes, Config, Sources};
 use crate::control::{self, Operator, Reloaded, Settings};
 use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
@@ -9,24 +11,25 @@ use crate::reactor::Totals;
 use crate::server::{Running, Server};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::{memory, probe};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 /// Serves until told to stop.
-pub(super) fn run(config: Config) -> ExitCode {
+pub(super) fn run(config: Config, sources: Sources) -> ExitCode {
     memory::prepare();
-    start_log(&config);
+    let log = match Log::start(&config) {
+        Ok(log) => log,
+        Err(error) => return failed(&format!("cannot write a log on standard error: {error}")),
+    };
     let facts = HostFacts::read();
     if let Err(missing) = probe::setup(&facts) {
         return failed(&missing.explain(&facts).to_string());
     }
-    let signals = match Signals::new([SIGTERM, SIGINT]) {
+    let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot watch for signals: {error}")),
     };
@@ -34,7 +37,7 @@ pub(super) fn run(config: Config) -> ExitCode {
         Ok(admin) => admin,
         Err(problem) => return failed(&problem),
     };
-    let (drain_timeout, harden) = (Duration::from_millis(config.drain_timeout_ms), config.harden);
+    let harden = config.harden;
     let (replaces, is_open_to_all) = (config.replace, config.keys.is_empty() && !config.production);
     let server = Server::builder().config(config.clone()).hub(|_core| Open);
     let started = if harden { server.start_hardened() } else { server.start() };
@@ -42,14 +45,20 @@ pub(super) fn run(config: Config) -> ExitCode {
         Ok(running) => running,
         Err(error) => return failed(&error.to_string()),
     };
-    if let Err(problem) = start_control(admin, &running, &config) {
+    if let Err(error) = log.detach() {
+        return failed(&format!("cannot start the log's thread: {error}"));
+    }
+    let handle = running.handle().clone();
+    let stop = Stop::new(handle.clone());
+    let reload = Reload { sources: Arc::new(sources), handle: handle.clone(), log: log.clone() };
+    if let Err(problem) = start_control(admin, &running, &config, (stop.clone(), reload.clone())) {
         return failed(&problem);
     }
     announce(&running, replaces, is_open_to_all);
-    stop::on_signal(signals, running.handle().clone(), drain_timeout);
+    stop::on_signal(signals, stop, reload, log.clone());
     let started = Instant::now();
-    let handle = running.handle().clone();
     running.wait();
+    log.flush();
     println!("{}", summary(&handle.counters(), started.elapsed()));
     ExitCode::SUCCESS
 }
@@ -74,14 +83,13 @@ fn start_control(
     listener: Option<TcpListener>,
     running: &Running<Mail>,
     config: &Config,
+    (stop, reload): (Stop, Reload),
 ) -> Result<(), String> {
     let Some(listener) = listener else { return Ok(()) };
     let cannot = |error: std::io::Error| format!("cannot start the admin listener: {error}");
     let address = listener.local_addr().map_err(cannot)?;
-    let handle = running.handle().clone();
-    let (stopped, timeout) = (handle.clone(), Duration::from_millis(config.drain_timeout_ms));
     let operator = Operator {
-        handle,
+        handle: running.handle().clone(),
         settings: Settings {
             server_id: config.server_id.clone().unwrap_or_else(host::name),
             max_connections: running.plan().connections_total,
@@ -93,23 +101,16 @@ fn start_control(
             metric_aliases: config.metric_aliases,
             key: config.admin_key.clone(),
         },
-        drain: Box::new(move |asked| stopped.stop(asked.unwrap_or(timeout))),
-        reload: Box::new(|| Ok(Reloaded::default())),
+        drain: Box::new(move |within| stop.begin(within)),
+        log: reload.log.counts(),
+        reload: Box::new(move || {
+            let Changes { applied, needs_restart } = reload.reload()?;
+            Ok(Reloaded { applied, needs_restart })
+        }),
     };
     control::start(listener, operator).map_err(cannot)?;
     println!("admin on {address}");
     Ok(())
-}
-
-fn start_log(config: &Config) {
-    let levels: Targets = config.log.parse().expect("checked when the configuration was loaded");
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Text => tracing_subscriber::registry().with(lines.with_filter(levels)).init(),
-        LogFormat::Json => tracing_subscriber::registry().with(lines.json().with_filter(levels)).init(),
-    }
 }
 
 fn announce(running: &Running<Mail>, replaces: bool, is_open_to_all: bool) {

@@ -1,29 +1,83 @@
-//! A server told to stop by a signal: says what it is going to do, how far it is, and obeys a second signal at once.
+//! A server told to stop, by a signal or through the admin listener: says what it is going to do and how far it is, and obeys
+//! a second signal at once.
 
+use super::log::Log;
+use super::reload::Reload;
 use crate::hub::Mail;
 use crate::proto::close::CloseReason;
 use crate::server::{Drain, Handle};
+use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two lines on the progress of a drain.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// The first signal drains, the second ends at once.
-pub(super) fn on_signal(mut signals: Signals, handle: Handle<Mail>, timeout: Duration) {
+/// Stops one server; whoever asks for it.
+#[derive(Clone)]
+pub(super) struct Stop {
+    handle: Handle<Mail>,
+    /// When what is left is cut, once it was told to stop.
+    deadline: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Stop {
+    pub fn new(handle: Handle<Mail>) -> Stop {
+        Stop { handle, deadline: Arc::default() }
+    }
+
+    /// Begins to stop, within this time or else `drain_timeout`, and reports. Told again it may end sooner.
+    pub fn begin(&self, within: Option<Duration>) -> Drain {
+        let configured = || Duration::from_millis(self.handle.configured(|config| config.drain_timeout_ms));
+        let drain = self.handle.stop(within.unwrap_or_else(configured));
+        announce(&drain);
+        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = Instant::now() + drain.timeout;
+        let is_first = deadline.is_none();
+        *deadline = Some(deadline.map_or(wanted, |before| before.min(wanted)));
+        if is_first {
+            let stop = self.clone();
+            thread::spawn(move || stop.report());
+        }
+        drain
+    }
+
+    /// Until the process ends.
+    fn report(&self) {
+        loop {
+            thread::sleep(PROGRESS_EVERY);
+            let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let totals = self.handle.counters();
+            tracing::info!(
+                open = totals.connections_open,
+                told = totals.drain_told,
+                closed = totals.closed[CloseReason::ServerShutdown as usize],
+                seconds_left = left.unwrap_or_default().as_secs(),
+                "stopping"
+            );
+        }
+    }
+}
+
+/// Of those that stop it the first drains, the second ends at once; SIGHUP reloads.
+pub(super) fn on_signal(mut signals: Signals, stop: Stop, reload: Reload, log: Log) {
     thread::spawn(move || {
         let mut seen = 0;
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                let _ = reload.reload(); // told in the log
+                continue;
+            }
             seen += 1;
             if seen > 1 {
                 tracing::warn!("second signal: ending at once");
+                log.flush();
                 std::process::exit(128 + signal);
             }
-            let drain = handle.stop(timeout);
-            announce(&drain);
-            let handle = handle.clone();
-            thread::spawn(move || report(&handle, &drain));
+            stop.begin(None);
         }
     });
 }
@@ -38,20 +92,4 @@ fn announce(drain: &Drain) {
         newcomers,
         "stopping; a second signal ends at once"
     );
-}
-
-/// Until the process ends.
-fn report(handle: &Handle<Mail>, drain: &Drain) {
-    let began = Instant::now();
-    loop {
-        thread::sleep(PROGRESS_EVERY);
-        let totals = handle.counters();
-        tracing::info!(
-            open = totals.connections_open,
-            told = totals.drain_told,
-            closed = totals.closed[CloseReason::ServerShutdown as usize],
-            seconds_left = drain.timeout.saturating_sub(began.elapsed()).as_secs(),
-            "stopping"
-        );
-    }
 }

@@ -20,8 +20,12 @@ ping_interval = \"25s\"
 max_message_bytes = \"64KiB\"
 ```
 
-| key | default | a value is | what it does |
-|---|---|---|---|
+Most options can be changed while the server runs: it reads all of this again on SIGHUP or `POST /api/reload` of the admin
+listener, where flags and variables of its start still win over the file. What cannot change is marked *restart*, and named in
+the answer. A file with mistakes changes nothing.
+
+| key | default | a change needs | a value is | what it does |
+|---|---|---|---|---|
 ";
 
 const PRODUCTION: &str = "
@@ -49,6 +53,10 @@ A pattern is a whole name, or the beginning of names followed by `*`. It stands 
 else the longest beginning. Patterns do not add up: what the deciding one leaves out has the default below, whatever
 shorter ones say. `[namespace.\"*\"]` alone is more: it changes these defaults for all the others, rooms included.
 
+On a reload a pattern that was there before has its new settings at once, for all its topics, but for `presence`. Topics that
+exist keep the pattern they had: one that is new, or gone, is so for topics made from then on, but for `publishers` and
+`data_bytes_max`, which always follow the patterns that are there.
+
 | key | default | in rooms | a value is | what it does |
 |---|---|---|---|---|
 ";
@@ -65,7 +73,8 @@ file = \"/etc/megasock/2026-10.pem\"
 ```
 
 A token's `kid` says which key it is signed with; where there is one key alone, it may be left out. A secret (HS256) that
-everybody on the host can read is refused, and so is a private key: its public half is enough here.
+everybody on the host can read is refused, and so is a private key: its public half is enough here. On a reload the files are read
+again; who is connected with a token of a key that is gone stays until the token ends.
 `megasock token --new-key FILE` makes a secret and prints the lines that name it.
 
 | key | a value is | what it does |
@@ -77,7 +86,8 @@ pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
     for option in OPTIONS {
         let (name, default) = (option.name, option.default);
-        writeln!(page, "| `{name}` | `{default}` | {} | {} |", option.written, option.doc)
+        let change = if option.is_live { "reload" } else { "*restart*" };
+        writeln!(page, "| `{name}` | `{default}` | {change} | {} | {} |", option.written, option.doc)
             .expect("a String takes everything");
     }
     page.push_str(PRODUCTION);

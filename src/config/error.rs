@@ -12,6 +12,8 @@ pub enum Origin {
     Variable,
     /// In this file.
     File(PathBuf),
+    /// Nowhere: the server that runs was started with it.
+    Running,
 }
 
 impl Origin {
@@ -19,7 +21,7 @@ impl Origin {
     pub(super) fn path(&self, written: PathBuf) -> PathBuf {
         match self {
             Origin::File(config) => config.parent().unwrap_or(Path::new("")).join(written),
-            Origin::Flag | Origin::Variable => written,
+            Origin::Flag | Origin::Variable | Origin::Running => written,
         }
     }
 }
@@ -43,6 +45,7 @@ impl fmt::Display for ConfigError {
         match &self.origin {
             Origin::Flag => write!(f, "{} (command line)", self.option)?,
             Origin::Variable => write!(f, "{} (environment)", self.option)?,
+            Origin::Running => write!(f, "{} (in force until a restart)", self.option)?,
             Origin::File(path) if self.option.is_empty() => write!(f, "{}", path.display())?,
             Origin::File(path) => write!(f, "{} ({})", self.option, path.display())?,
         }

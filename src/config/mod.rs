@@ -15,6 +15,7 @@ mod admin;
 mod document;
 mod error;
 mod key;
+mod live;
 mod load;
 mod namespace;
 mod production;
@@ -24,6 +25,7 @@ mod value;
 pub use document::markdown;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use key::{KEY_OPTIONS, KeyFile};
+pub use live::Changes;
 pub use load::{Sources, duration_ms, file_only, option_named, suggestion};
 pub use namespace::NAMESPACE_OPTIONS;
 pub use rows::Row;
@@ -49,7 +51,11 @@ pub struct OptionSpec {
     pub written: &'static str,
     /// What it does, in one sentence.
     pub doc: &'static str,
+    /// A running server can change it, see [`Config::adopt`].
+    pub is_live: bool,
     set: fn(&mut Config, &str) -> Result<(), String>,
+    is_same: fn(&Config, &Config) -> bool,
+    copy: fn(&mut Config, &Config),
 }
 
 impl OptionSpec {
@@ -65,9 +71,9 @@ impl OptionSpec {
 }
 
 /// Writes the struct, its defaults and the table from the same rows:
-/// `"doc" key => field: type = "default" as KIND;`
+/// `"doc" key => field: type = "default" as KIND, live;`, or `restart` where it cannot change while a server runs.
 macro_rules! options {
-    ($($doc:literal $name:ident => $field:ident: $type:ty = $default:literal as $kind:ident;)+) => {
+    ($($doc:literal $name:ident => $field:ident: $type:ty = $default:literal as $kind:ident, $change:ident;)+) => {
         /// The options, checked and in plain units.
         #[derive(Debug, Clone, PartialEq)]
         pub struct Config {
@@ -88,10 +94,13 @@ macro_rules! options {
             value_name: value::$kind.name,
             written: value::$kind.written,
             doc: $doc,
+            is_live: options!(@ $change),
             set: |config, text| {
                 config.$field = (value::$kind.parse)(text)?;
                 Ok(())
             },
+            is_same: |one, other| one.$field == other.$field,
+            copy: |config, other| config.$field = other.$field.clone(),
         },)+];
 
         impl Default for Config {
@@ -105,134 +114,140 @@ macro_rules! options {
             }
         }
     };
+    (@ live) => { true };
+    (@ restart) => { false };
 }
 
 options! {
     "Address and port to listen on, IPv4 or IPv6."
-    listen => listen: SocketAddr = "0.0.0.0:8080" as ADDRESS;
+    listen => listen: SocketAddr = "0.0.0.0:8080" as ADDRESS, restart;
 
     "Address and port of the admin listener: metrics, dashboard, API. Off the loopback it needs `admin_key_file`."
-    admin_listen => admin_listen: Option<SocketAddr> = "127.0.0.1:9090" as ADDRESS_OR_OFF;
+    admin_listen => admin_listen: Option<SocketAddr> = "127.0.0.1:9090" as ADDRESS_OR_OFF, restart;
 
     "File with the key that the admin listener asks for, as `Authorization: Bearer KEY`: at least 32 bytes on one line."
-    admin_key_file => admin_key_file: Option<PathBuf> = "none" as FILE_OR_NONE;
+    admin_key_file => admin_key_file: Option<PathBuf> = "none" as FILE_OR_NONE, restart;
 
     "Serve metrics under other names in common use too: ws_connections_current, ws_active_connections, ws_messages_total."
-    metric_aliases => metric_aliases: bool = "off" as SWITCH;
+    metric_aliases => metric_aliases: bool = "off" as SWITCH, live;
 
     "Reactors to run: one per core when auto, or as many as `max_connections` needs where a ring holds fewer."
-    reactors => reactors: Option<usize> = "auto" as REACTORS;
+    reactors => reactors: Option<usize> = "auto" as REACTORS, restart;
 
     "Cores to pin reactors to: auto takes those of the affinity mask."
-    cores => cores: Option<Vec<usize>> = "auto" as CORES;
+    cores => cores: Option<Vec<usize>> = "auto" as CORES, restart;
 
     "Connections to carry; newcomers beyond get a 503. When auto, what the host permits."
-    max_connections => max_connections: Option<u64> = "auto" as COUNT_OR_AUTO;
+    max_connections => max_connections: Option<u64> = "auto" as COUNT_OR_AUTO, restart;
 
     "Largest message accepted, counted after joining fragments; a larger one closes with 1009."
-    max_message_bytes => max_message_bytes: usize = "64KiB" as SIZE;
+    max_message_bytes => max_message_bytes: usize = "64KiB" as SIZE, live;
 
     "Most fragments one message may come in; more close with 1008."
-    max_fragments => max_fragments: u32 = "4096" as COUNT;
+    max_fragments => max_fragments: u32 = "4096" as COUNT, live;
 
     "Time between pings to a connection that sends nothing."
-    ping_interval => ping_interval_ms: Option<u64> = "25s" as DURATION_OR_OFF;
+    ping_interval => ping_interval_ms: Option<u64> = "25s" as DURATION_OR_OFF, live;
 
     "Time a ping may stay unanswered before the connection is cut."
-    pong_timeout => pong_timeout_ms: u64 = "10s" as DURATION;
+    pong_timeout => pong_timeout_ms: u64 = "10s" as DURATION, live;
 
     "Time without a message after which a connection is closed with 1001."
-    idle_timeout => idle_timeout_ms: Option<u64> = "off" as DURATION_OR_OFF;
+    idle_timeout => idle_timeout_ms: Option<u64> = "off" as DURATION_OR_OFF, live;
 
     "Time from accept within which the upgrade request must be complete."
-    handshake_timeout => handshake_timeout_ms: u64 = "10s" as DURATION;
+    handshake_timeout => handshake_timeout_ms: u64 = "10s" as DURATION, live;
 
     "Time from a message's first byte within which its last must arrive."
-    message_deadline => message_deadline_ms: u64 = "30s" as DURATION;
+    message_deadline => message_deadline_ms: u64 = "30s" as DURATION, live;
 
     "Time a closing connection has, whatever it still sends."
-    close_timeout => close_timeout_ms: u64 = "5s" as DURATION;
+    close_timeout => close_timeout_ms: u64 = "5s" as DURATION, live;
 
     "Time all connections have to close after SIGTERM or SIGINT; a second signal ends at once."
-    drain_timeout => drain_timeout_ms: u64 = "30s" as DURATION;
+    drain_timeout => drain_timeout_ms: u64 = "30s" as DURATION, live;
 
     "Bytes that may wait for a connection that does not read."
-    send_queue_bytes_max => send_queue_bytes_max: usize = "1MiB" as SIZE;
+    send_queue_bytes_max => send_queue_bytes_max: usize = "1MiB" as SIZE, live;
 
     "Bytes that all connections which do not read may make the server hold. When auto, a quarter of the memory."
-    slow_consumer_budget => slow_consumer_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO;
+    slow_consumer_budget => slow_consumer_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO, live;
 
     "Channels and rooms one connection may be in."
-    max_topics_per_connection => max_topics_per_connection: u32 = "128" as COUNT;
+    max_topics_per_connection => max_topics_per_connection: u32 = "128" as COUNT, live;
 
     "Bytes of history each core keeps, over all its topics."
-    history_bytes_per_core => history_bytes_per_core: usize = "64MiB" as MEMORY;
+    history_bytes_per_core => history_bytes_per_core: usize = "64MiB" as MEMORY, live;
 
     "Name of this server, as clients and metrics see it. When auto, the host's."
-    server_id => server_id: Option<String> = "auto" as NAME_OR_AUTO;
+    server_id => server_id: Option<String> = "auto" as NAME_OR_AUTO, restart;
 
     "Serve strangers: a name given as `?user=` is refused, for anyone could claim any; keys, origins and limits must be set, and \
      the limits on addresses and rates hold."
-    production => production: bool = "off" as SWITCH;
+    production => production: bool = "off" as SWITCH, restart;
 
     "Let clients without a token in where there are keys; without keys there is nobody else."
-    anonymous => anonymous: bool = "off" as SWITCH;
+    anonymous => anonymous: bool = "off" as SWITCH, live;
 
     "The issuer (`iss`) a token must name."
-    token_issuer => token_issuer: Option<String> = "any" as TEXT_OR_ANY;
+    token_issuer => token_issuer: Option<String> = "any" as TEXT_OR_ANY, live;
 
     "The audience (`aud`) a token must name."
-    token_audience => token_audience: Option<String> = "any" as TEXT_OR_ANY;
+    token_audience => token_audience: Option<String> = "any" as TEXT_OR_ANY, live;
 
     "Pages that may connect, by their origin; a client that sends none is no browser and is let through."
-    origins => origins: Option<Vec<String>> = "any" as ORIGINS;
+    origins => origins: Option<Vec<String>> = "any" as ORIGINS, live;
 
     "Proxies in front of this server: their word on who the client is is believed, from X-Forwarded-For or a PROXY header."
-    trusted_proxies => trusted_proxies: Vec<IpNet> = "none" as NETWORKS;
+    trusted_proxies => trusted_proxies: Vec<IpNet> = "none" as NETWORKS, live;
 
     "Trusted proxies begin each connection with a PROXY header, version 1 or 2."
-    proxy_protocol => proxy_protocol: bool = "off" as SWITCH;
+    proxy_protocol => proxy_protocol: bool = "off" as SWITCH, live;
 
     "Accept what would be refused with 401, 429 or 503, say why in a frame and close with 4001 or 1013: a browser can read that."
-    refuse_in_band => refuse_in_band: bool = "off" as SWITCH;
+    refuse_in_band => refuse_in_band: bool = "off" as SWITCH, live;
 
     "Connections of one address, or of one IPv6 network of 64 bits; in production, not on /echo."
-    max_connections_per_address => max_connections_per_address: Option<u32> = "200" as COUNT_OR_OFF;
+    max_connections_per_address => max_connections_per_address: Option<u32> = "200" as COUNT_OR_OFF, live;
 
     "Connections of one user; in production."
-    max_connections_per_user => max_connections_per_user: Option<u32> = "16" as COUNT_OR_OFF;
+    max_connections_per_user => max_connections_per_user: Option<u32> = "16" as COUNT_OR_OFF, live;
 
     "New connections of one address; in production, not on /echo. Two seconds' worth may come at once."
-    accept_rate_per_address => accept_rate_per_address: Option<u32> = "20/s" as RATE_OR_OFF;
+    accept_rate_per_address => accept_rate_per_address: Option<u32> = "20/s" as RATE_OR_OFF, live;
 
     "New connections of all together; in production, not on /echo."
-    accept_rate => accept_rate: Option<u32> = "10000/s" as RATE_OR_OFF;
+    accept_rate => accept_rate: Option<u32> = "10000/s" as RATE_OR_OFF, live;
 
     "Messages and pings from one connection; in production, not on /echo. Two seconds' worth may come at once."
-    message_rate => message_rate: Option<u32> = "50/s" as RATE_OR_OFF;
+    message_rate => message_rate: Option<u32> = "50/s" as RATE_OR_OFF, live;
 
     "Bytes from one connection; in production, not on /echo. Two seconds' worth may come at once."
-    byte_rate => byte_rate: Option<u32> = "1MiB/s" as BYTE_RATE_OR_OFF;
+    byte_rate => byte_rate: Option<u32> = "1MiB/s" as BYTE_RATE_OR_OFF, live;
 
     "Memory the server and its sockets may take: near it newcomers get a 503, beyond it idle connections are closed, then slow \
      ones. When auto, what the host or the control group has."
-    memory_budget => memory_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO;
+    memory_budget => memory_budget_bytes: Option<u64> = "auto" as MEMORY_OR_AUTO, live;
 
     "Connections a second that a drain asks to come back: each client is told its own delay."
-    reconnect_rate => reconnect_rate: u32 = "2000/s" as RATE;
+    reconnect_rate => reconnect_rate: u32 = "2000/s" as RATE, live;
 
     "Give up privileges before serving: capabilities, new ones by exec, and system calls a server does not make."
-    harden => harden: bool = "on" as SWITCH;
+    harden => harden: bool = "on" as SWITCH, restart;
 
     "Start beside a running server on the same address, to replace it: needs net.ipv4.tcp_migrate_req=1."
-    replace => replace: bool = "off" as SWITCH;
+    replace => replace: bool = "off" as SWITCH, restart;
 
     "Serve the WebSocket echo at /echo. When auto, outside production."
-    echo => echo: Option<bool> = "auto" as SWITCH_OR_AUTO;
+    echo => echo: Option<bool> = "auto" as SWITCH_OR_AUTO, live;
 
     "What to log: a level, or levels by target."
-    log => log: String = "info" as LOG_FILTER;
+    log => log: String = "info" as LOG_FILTER, live;
+
+    "Lines a second of each kind (ws.connect, ws.disconnect, ws.error, ws.slow_consumer) that tell of connections; what is left \
+     out is counted."
+    log_events => log_events_per_second: Option<u32> = "100/s" as EVENTS, live;
 
     "How to write the log."
-    log_format => log_format: LogFormat = "text" as LOG_FORMAT;
+    log_format => log_format: LogFormat = "text" as LOG_FORMAT, restart;
 }

@@ -19,28 +19,29 @@ const WANTED: &[(&str, &str, HasValue)] = &[
 const NO_KEYS_FIX: &str = "write [key.\"2026-10\"] with its algorithm and file in the TOML file (megasock token --new-key \
                            FILE makes one), or anonymous = \"on\" to let everybody in";
 
+/// What is missing where production is on: problem and fix, each.
+pub(super) fn lacking(config: &Config) -> impl Iterator<Item = (String, String)> {
+    let no_key = || ("is on, but there is no key to verify tokens with".to_owned(), NO_KEYS_FIX.to_owned());
+    let no_key = (config.keys.is_empty() && !config.anonymous).then(no_key);
+    let no_values = WANTED.iter().filter(|(.., has_value)| !has_value(config)).map(|(name, unwanted, _)| {
+        let written = option_named(name).map_or("a value", |option| option.written);
+        let values = written.trim_start_matches(unwanted).trim_start_matches(" or ");
+        (format!("is on, but {name} is {unwanted}"), format!("set {name} to {values}"))
+    });
+    no_key.into_iter().chain(no_values).filter(|_| config.production)
+}
+
 impl Loading {
     /// Once all sources are read.
     pub(super) fn settle(&mut self) {
         let config = &mut self.config;
         config.keys.require(config.token_issuer.clone(), config.token_audience.clone());
-        let Some((spelled, origin)) =
-            self.places.get("production").cloned().filter(|_| self.config.production)
-        else {
-            return;
-        };
-        if self.config.keys.is_empty() && !self.names_keys && !self.config.anonymous {
-            let problem = "is on, but there is no key to verify tokens with";
-            self.refuse(&spelled, origin.clone(), problem.into(), NO_KEYS_FIX.into());
-        }
-        for (name, unwanted, has_value) in WANTED {
-            if has_value(&self.config) {
-                continue;
-            }
-            let written = option_named(name).map_or("a value", |option| option.written);
-            let values = written.trim_start_matches(unwanted).trim_start_matches(" or ");
-            let problem = format!("is on, but {name} is {unwanted}");
-            self.refuse(&spelled, origin.clone(), problem, format!("set {name} to {values}"));
+        let Some((spelled, origin)) = self.places.get("production").cloned() else { return };
+        // A key that cannot be used is a mistake of its own.
+        let is_told = |fix: &str| self.names_keys && fix == NO_KEYS_FIX;
+        let mistakes: Vec<_> = lacking(&self.config).filter(|(_, fix)| !is_told(fix)).collect();
+        for (problem, fix) in mistakes {
+            self.refuse(&spelled, origin.clone(), problem, fix);
         }
     }
 }

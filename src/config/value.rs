@@ -215,6 +215,17 @@ pub(super) const BYTE_RATE_OR_OFF: Kind<Option<u32>> = Kind {
     },
 };
 
+/// `None` is all of them.
+pub(super) const EVENTS: Kind<Option<u32>> = Kind {
+    name: "RATE",
+    written: "all, off or a number a second from 1 to 10000000, such as 100/s",
+    parse: |text| match text {
+        "all" => Ok(None),
+        "off" => Ok(Some(0)),
+        _ => rate(text).map(Some),
+    },
+};
+
 pub(super) const MESSAGES: Kind<usize> = Kind {
     name: "COUNT",
     written: "a number from 0 to 1000000",

@@ -24,6 +24,8 @@ use crate::sys::priority;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +42,26 @@ pub struct Operator {
     pub drain: Box<dyn Fn(Option<Duration>) -> Drain + Send + Sync>,
     /// Reads the configuration again.
     pub reload: Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>,
+    /// What did not get into the log.
+    pub log: Arc<LogCounts>,
+}
+
+/// Counts what did not get into the log.
+#[derive(Debug, Default)]
+pub struct LogCounts {
+    dropped: AtomicU64,
+}
+
+impl LogCounts {
+    /// A line is not written: its reader is too slow.
+    pub fn drop_line(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lines that were not written.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
 }
 
 /// Settings of a server that the control plane shows or goes by.

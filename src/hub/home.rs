@@ -191,6 +191,11 @@ impl Homes {
         Answer::Topics { topics, next: (end < self.topics.capacity()).then_some(end) }
     }
 
+    /// Goes by other settings from now on.
+    pub fn tune(&mut self, options: Arc<Options>) {
+        self.options = options;
+    }
+
     fn existing(&self, name: &Name) -> Option<&Topic> {
         self.by_name.get(name).and_then(|topic| self.topics.get(*topic as usize))
     }
@@ -633,6 +638,8 @@ mod tests {
             refuse_in_band: false,
             limits: Limits::NONE,
             board: Arc::default(),
+            origins: None,
+            echo: false,
         }))
     }
 

@@ -10,14 +10,19 @@ const SHARE_BYTES: usize = 256 << 10;
 
 /// What all cores together may hold.
 pub struct Budget {
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
     leased: AtomicUsize,
 }
 
 impl Budget {
     /// A budget of which nothing is leased.
     pub fn new(bytes_max: usize) -> Arc<Budget> {
-        Arc::new(Budget { bytes_max, leased: AtomicUsize::new(0) })
+        Arc::new(Budget { bytes_max: AtomicUsize::new(bytes_max), leased: AtomicUsize::new(0) })
+    }
+
+    /// Becomes as large as another one. Shares that are out beyond it come back as they are not needed.
+    pub fn resize_to(&self, other: &Budget) {
+        self.bytes_max.store(other.bytes_max.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -33,11 +38,16 @@ impl Lease {
         Lease { budget, held: 0 }
     }
 
+    /// What it is a part of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Takes or gives back shares; false when the budget does not cover `bytes`.
     pub fn covers(&mut self, bytes: usize) -> bool {
         while self.held < bytes {
             let before = self.budget.leased.fetch_add(SHARE_BYTES, Ordering::Relaxed);
-            if before + SHARE_BYTES > self.budget.bytes_max {
+            if before + SHARE_BYTES > self.budget.bytes_max.load(Ordering::Relaxed) {
                 self.budget.leased.fetch_sub(SHARE_BYTES, Ordering::Relaxed);
                 return false;
             }
@@ -68,6 +78,9 @@ mod tests {
         assert!(a.covers(3 * SHARE_BYTES) && b.covers(1));
         assert!(!a.covers(3 * SHARE_BYTES + 1) && a.covers(3 * SHARE_BYTES));
         assert!(a.covers(0) && b.covers(2 * SHARE_BYTES));
+        budget.resize_to(&Budget::new(SHARE_BYTES));
+        assert!(a.covers(0) && b.covers(2 * SHARE_BYTES), "what is out is not taken away");
+        assert!(!a.covers(2 * SHARE_BYTES) && b.covers(0) && !b.covers(2 * SHARE_BYTES));
         drop((a, b));
         assert_eq!(budget.leased.load(Ordering::Relaxed), 0);
     }

@@ -12,6 +12,7 @@
 //! - A publication lies in the log until the walk has passed all subscribers and none is owed it.
 //! - A subscriber gets the log's items in order, each once, or a gap that names them.
 
+use super::Options;
 use super::lease::Lease;
 use super::mail::Mail;
 use super::name::Name;
@@ -180,6 +181,12 @@ impl Locals {
             subscriptions: 0,
             counters,
         }
+    }
+
+    /// Goes by other settings from now on; the budget stays the one that is leased from, as large as the other.
+    pub fn tune(&mut self, options: &Options) {
+        self.queue_bytes_max = options.send_queue_bytes_max;
+        self.lease.budget().resize_to(&options.slow_budget);
     }
 
     /// The number of a topic with subscribers here.

@@ -4,6 +4,7 @@
 //! to remember in between. Every call is answered exactly once. Deliveries go from a topic's home to the cores of its
 //! subscribers, in the order of their offsets.
 
+use super::Options;
 use super::hooks::Connect;
 use super::limit::Limit;
 use super::name::Name;
@@ -11,6 +12,7 @@ use crate::budget::MAIL_BYTES_MAX;
 use crate::buf::Payload;
 use crate::handler::ConnId;
 use crate::proto::address::AddressKey;
+use std::sync::Arc;
 
 /// Mail between cores. Small, because a ring of them stands between every two cores.
 pub enum Mail {
@@ -56,6 +58,8 @@ pub enum Mail {
         /// Close reason.
         reason: Name,
     },
+    /// Other settings, from now on.
+    Tune(Arc<Options>),
     /// A handshake that waits for the application is decided; see [`super::Connect::Later`].
     Connect {
         /// The connection.

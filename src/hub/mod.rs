@@ -107,6 +107,10 @@ pub struct Options {
     pub limits: Limits,
     /// Where each core's counters are added up.
     pub board: Arc<Board>,
+    /// Origins whose pages may connect; `None` is any. Looked at before a request comes here.
+    pub origins: Option<Vec<String>>,
+    /// The echo is served beside the hub.
+    pub echo: bool,
 }
 
 impl Options {
@@ -177,6 +181,14 @@ impl<K: Hooks> Hub<K> {
         self.counters.refuse(limit);
     }
 
+    /// Goes by other settings from now on. What is counted over all cores goes on being counted where it was.
+    fn tune(&mut self, options: Arc<Options>) {
+        self.locals.tune(&options);
+        self.homes.tune(Arc::clone(&options));
+        self.accepts_rate = options.limits.accepts_of_core(self.links.cores());
+        self.options = options;
+    }
+
     /// Mail from a core.
     fn receive(&mut self, from: usize, mail: Mail, out: &mut Outbox<Mail>) {
         match mail {
@@ -194,6 +206,7 @@ impl<K: Hooks> Hub<K> {
             }
             Mail::Forward { conn, frame } => out.send_frame(conn, frame),
             Mail::Cut { conn, code, reason } => out.close(conn, code, &reason),
+            Mail::Tune(options) => self.tune(options),
             Mail::Connect { conn, connect } => self.handle_connect(conn, *connect, out),
         }
     }

@@ -173,6 +173,29 @@ impl Namespaces {
         }
     }
 
+    /// These patterns in the place of earlier ones, to whose settings topics refer: a pattern that was there keeps its number,
+    /// so all its topics have its new settings, and one that is gone keeps its settings for the topics it has. `None` when
+    /// there are too many, then and now.
+    pub fn in_place_of(&self, earlier: &Namespaces) -> Option<Namespaces> {
+        let mut numbered = Namespaces { patterns: Vec::new(), settings: earlier.settings.clone() };
+        for pattern in &self.patterns {
+            let settings = self.numbered(pattern.settings).clone();
+            let same = |old: &&Pattern| (&old.prefix, old.is_exact) == (&pattern.prefix, pattern.is_exact);
+            let number = match earlier.patterns.iter().find(same) {
+                Some(old) => {
+                    numbered.settings[usize::from(old.settings)] = settings;
+                    old.settings
+                }
+                None => {
+                    numbered.settings.push(settings);
+                    u16::try_from(numbered.settings.len() - 1).ok()?
+                }
+            };
+            numbered.patterns.push(Pattern { settings: number, ..pattern.clone() });
+        }
+        Some(numbered)
+    }
+
     const DEFAULTS: u16 = 2;
 
     fn insert(&mut self, pattern: &str, settings: Settings) {
@@ -219,6 +242,43 @@ mod tests {
             assert_eq!(namespaces.of(name).history_count_max, count, "{name}");
         }
         assert_eq!(namespaces.of("room:a"), &Settings::ROOM);
+    }
+
+    #[test]
+    fn topics_keep_their_pattern_when_others_take_its_place() {
+        let counted = |count| Settings { history_count_max: count, ..Settings::CHANNEL };
+        let mut earlier = Namespaces::default();
+        for (pattern, count) in [("a:*", 1), ("b:*", 2)] {
+            earlier.add(pattern, counted(count)).unwrap();
+        }
+        let topics = ["a:x", "b:x", "c:x"].map(|name| earlier.number(name));
+        let mut later = Namespaces::default();
+        for (pattern, count) in [("c:*", 30), ("a:*", 10)] {
+            later.add(pattern, counted(count)).unwrap();
+        }
+        let later = later.in_place_of(&earlier).unwrap();
+        let counts = topics.map(|number| later.numbered(number).history_count_max);
+        assert_eq!(counts, [10, 2, 100], "one has changed, one is gone, one had the default");
+        let counts = ["a:x", "b:x", "c:x"].map(|name| later.of(name).history_count_max);
+        assert_eq!(counts, [10, 100, 30], "of topics made from now on");
+        assert_eq!(later.of("room:a"), &Settings::ROOM);
+    }
+
+    #[test]
+    fn numbers_are_never_given_twice_and_run_out() {
+        let one = |pattern: &str| {
+            let mut namespaces = Namespaces::default();
+            namespaces.add(pattern, Settings::CHANNEL).unwrap();
+            namespaces
+        };
+        let mut numbered = one("0");
+        let left = usize::from(u16::MAX) + 1 - numbered.settings.len();
+        for count in 1..=left {
+            numbered = one(&count.to_string()).in_place_of(&numbered).unwrap();
+        }
+        assert_eq!(numbered.number(&left.to_string()), u16::MAX);
+        assert!(one("more").in_place_of(&numbered).is_none());
+        assert!(one(&left.to_string()).in_place_of(&numbered).is_some());
     }
 
     #[test]

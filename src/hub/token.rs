@@ -116,6 +116,11 @@ pub struct Claims {
 }
 
 impl Keys {
+    /// Whether the keys are the same, whatever issuer and audience are wanted.
+    pub fn are_those_of(&self, other: &Keys) -> bool {
+        self.keys == other.keys
+    }
+
     /// Adds a key: a secret's bytes for HS256, a public key in PEM for the others.
     ///
     /// ```

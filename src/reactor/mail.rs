@@ -1,6 +1,6 @@
 //! Mail from other threads: an unbounded queue with a bell. A core takes a bounded number each turn.
 
-use super::{ConnectionFacts, DrainOrder, Reactor};
+use super::{ConnectionFacts, DrainOrder, Options, Reactor};
 use crate::handler::{Handler, Origin};
 use crate::sys::wake::Waker;
 use crate::sys::{ConnId, Io};
@@ -21,6 +21,13 @@ pub enum Control<M> {
         conn: ConnId,
         /// Gets `None` where it is not open.
         answer: oneshot::Sender<Option<ConnectionFacts>>,
+    },
+    /// Go by these options, but for those that the core was made with.
+    Tune {
+        /// All of them.
+        options: Box<Options>,
+        /// Told when they are in force for every connection.
+        done: oneshot::Sender<()>,
     },
 }
 
@@ -62,6 +69,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 Ok(Control::Look { conn, answer }) => {
                     let _ = answer.send(self.look(conn)); // who asked may have gone
                 }
+                Ok(Control::Tune { options, done }) => self.begin_tuning(*options, done),
                 Err(_) => return,
             }
         }

@@ -24,6 +24,7 @@ mod request;
 mod send;
 mod stats;
 mod timers;
+mod tune;
 
 pub use drain::{DrainOrder, Pace, Returns};
 pub use journal::{Event, Journal, Who};
@@ -173,6 +174,7 @@ pub struct Reactor<I: Io, H: Handler> {
     /// What the handler has left to do.
     work: Work,
     drain: Option<drain::Drain>,
+    tuning: Option<tune::Tuning>,
     /// Reactors of this server that still have connections, or were not told to stop.
     siblings: Arc<AtomicUsize>,
     /// Read where a newcomer comes and where a timer fires.
@@ -218,6 +220,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             accept_pause_tick: 0,
             work: Work::None,
             drain: None,
+            tuning: None,
             random: timers::seed(),
             io,
             handler,
@@ -265,6 +268,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         self.finish_sent();
         self.take_mail();
+        self.tuning_step();
         self.take_mesh_mail();
         self.run_timers();
         self.work = self.handler.on_turn(&mut self.outbox);
@@ -306,7 +310,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// How long the next enter may wait; `None`: not at all. Mail that came before the core parked is seen here; later mail
     /// rings.
     fn wait_at_most(&mut self, sends: bool) -> Option<Wait> {
-        if self.work == Work::Now || self.incoming.has_mail() || self.drain_has_steps() {
+        if self.work == Work::Now || self.incoming.has_mail() || self.drain_has_steps() || self.tuning.is_some() {
             return None;
         }
         if !self.readable.is_empty() {

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::ds::Rate;
 use crate::handler::ConnId;
 use crate::hub::{
-    self, Answer, Ask, Asker, Board, Budget, Call, Connect, Figures, Hooks, Hub, Limits, Mail, Name,
+    self, Answer, Ask, Asker, Board, Budget, Call, Connect, Figures, Hooks, Limits, Mail, Name,
 };
 use crate::proto::command::{ROOM_MARK, is_name};
 use crate::sys::host::{self, HostFacts};
@@ -38,18 +38,14 @@ impl Builder {
         F: Fn(usize) -> K + Send + Sync + 'static,
     {
         let options = Arc::new(options(&self.config));
-        let (echo, origins) =
-            (self.config.echo.unwrap_or(!self.config.production), self.config.origins.clone());
         let board = Arc::clone(&options.board);
-        let server = self.handler(move |core| {
-            Front::new(Hub::new(Arc::clone(&options), make(core)), echo, origins.as_deref())
-        });
+        let server = self.handler(move |core| Front::new(Arc::clone(&options), make(core)));
         Server { board, ..server }
     }
 }
 
 /// The hub's part of a configuration.
-fn options(config: &Config) -> hub::Options {
+pub(super) fn options(config: &Config) -> hub::Options {
     let budget_bytes =
         config.slow_consumer_budget_bytes.unwrap_or_else(|| HostFacts::read().memory_bytes() / 4);
     hub::Options {
@@ -67,6 +63,8 @@ fn options(config: &Config) -> hub::Options {
         refuse_in_band: config.refuse_in_band,
         limits: limits(config),
         board: Arc::new(Board::default()),
+        origins: config.origins.clone(),
+        echo: config.echo.unwrap_or(!config.production),
     }
 }
 

@@ -4,15 +4,21 @@
 //! compares the whole of it, byte for byte. A client that sends none is no browser and has no user to betray.
 
 use crate::handler::{Decision, Handler, Message, Origin, Outbox, Request, Response, Work};
-use crate::hub::{Hooks, Hub, Limit, Mail};
+use crate::hub::{Hooks, Hub, Limit, Mail, Options};
 use crate::proto::close::CloseReason;
 use crate::proto::head::Head;
 use crate::proto::response::Status;
 use crate::sys::ConnId;
+use std::sync::Arc;
 
 /// Routes requests: the channel protocol to the hub, and an echo on `/echo`.
 pub struct Front<K: Hooks> {
     hub: Hub<K>,
+    door: Door,
+}
+
+/// What is there, and for whose pages.
+struct Door {
     echo: bool,
     /// Any origin, or those listed.
     pages: Pages,
@@ -21,21 +27,37 @@ pub struct Front<K: Hooks> {
 }
 
 impl<K: Hooks> Front<K> {
-    /// With `echo`, `GET /echo` upgrades to a WebSocket that sends back what it gets. `origins` are those whose pages may
-    /// connect, and read the plain answers; `None` is any.
-    pub(super) fn new(hub: Hub<K>, echo: bool, origins: Option<&[String]>) -> Front<K> {
+    /// Before the hub of one core.
+    pub(super) fn new(options: Arc<Options>, hooks: K) -> Front<K> {
+        Front { door: Door::new(&options), hub: Hub::new(options, hooks) }
+    }
+
+    fn upgrade(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
+        if !self.door.admits(request.head) {
+            self.hub.count_refusal(Limit::Origins);
+            return Decision::Respond(self.door.forbidden.clone());
+        }
+        match request.head.path {
+            "/echo" => Decision::ACCEPT,
+            _ => self.hub.on_request(request, out),
+        }
+    }
+}
+
+impl Door {
+    fn new(options: &Options) -> Door {
+        let Options { echo, ref origins, .. } = *options;
         let listed = |origin: &String| {
             let headers = [("Access-Control-Allow-Origin", origin.as_str()), ("Vary", "Origin")];
             (origin.clone(), Pages::new(&headers))
         };
-        Front {
-            hub,
+        Door {
             echo,
             pages: match origins {
                 None => Pages::new(&[("Access-Control-Allow-Origin", "*")]),
                 Some(_) => Pages::new(&[("Vary", "Origin")]),
             },
-            listed: origins.map(|origins| origins.iter().map(listed).collect()),
+            listed: origins.as_ref().map(|origins| origins.iter().map(listed).collect()),
             forbidden: Response::refuse(Status::Forbidden, "Pages of this origin may not connect."),
         }
     }
@@ -54,17 +76,6 @@ impl<K: Hooks> Front<K> {
         let origin = head.values("origin").next()?;
         let (_, pages) = self.listed.as_ref()?.iter().find(|(listed, _)| listed.as_bytes() == origin)?;
         Some(pages)
-    }
-
-    fn upgrade(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
-        if !self.admits(request.head) {
-            self.hub.count_refusal(Limit::Origins);
-            return Decision::Respond(self.forbidden.clone());
-        }
-        match request.head.path {
-            "/echo" => Decision::ACCEPT,
-            _ => self.hub.on_request(request, out),
-        }
     }
 
     fn respond(&self, request: &Request<'_>) -> &Response {
@@ -135,10 +146,10 @@ impl<K: Hooks> Handler for Front<K> {
     type Mail = Mail;
 
     fn on_request(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
-        if request.is_upgrade && is_websocket(request.head.path) && self.has(request.head.path) {
+        if request.is_upgrade && is_websocket(request.head.path) && self.door.has(request.head.path) {
             self.upgrade(request, out)
         } else {
-            Decision::Respond(self.respond(request).clone())
+            Decision::Respond(self.door.respond(request).clone())
         }
     }
 
@@ -167,6 +178,9 @@ impl<K: Hooks> Handler for Front<K> {
     }
 
     fn on_mail(&mut self, from: Origin, mail: Mail, out: &mut Outbox<Mail>) {
+        if let Mail::Tune(options) = &mail {
+            self.door = Door::new(options); // who is connected at /echo stays
+        }
         self.hub.on_mail(from, mail, out);
     }
 

@@ -3,6 +3,7 @@
 use super::drain::{Drain, Stopping};
 use super::listen::Place;
 use super::pressure::{MemoryUse, Seen};
+use super::tune::InForce;
 use crate::hub::Board;
 use crate::reactor::{ConnectionFacts, Control, Counters, Totals};
 use crate::sys::ConnId;
@@ -27,8 +28,7 @@ pub struct Handle<M> {
 struct Shared<M> {
     place: Place,
     cores: Vec<Core<M>>,
-    /// Clients that may come back in a second after a drain.
-    reconnect_rate: u32,
+    in_force: InForce,
     board: Arc<Board>,
     memory: Arc<Seen>,
     stopping: Mutex<Option<Stopping>>,
@@ -44,17 +44,30 @@ impl<M> Handle<M> {
     pub(super) fn new(
         place: Place,
         cores: Vec<Core<M>>,
-        reconnect_rate: u32,
+        in_force: InForce,
         board: Arc<Board>,
         memory: Arc<Seen>,
     ) -> Handle<M> {
         let stopping = Mutex::default();
-        Handle { shared: Arc::new(Shared { place, cores, reconnect_rate, board, memory, stopping }) }
+        Handle { shared: Arc::new(Shared { place, cores, in_force, board, memory, stopping }) }
     }
 
     /// What the hubs of all cores count.
-    pub(super) fn board(&self) -> &Board {
+    pub(super) fn board(&self) -> &Arc<Board> {
         &self.shared.board
+    }
+
+    /// The configuration that holds now.
+    pub(super) fn in_force(&self) -> &InForce {
+        &self.shared.in_force
+    }
+
+    /// Tells a core something that is not for its handler; `None` if that core has stopped or does not exist.
+    pub(super) fn control(&self, core: usize, control: Control<M>) -> Option<()> {
+        let target = self.shared.cores.get(core)?;
+        target.mail.send(control).ok()?;
+        target.waker.wake();
+        Some(())
     }
 
     /// The address it listens on, with the port that was free where port 0 was asked for.
@@ -72,7 +85,7 @@ impl<M> Handle<M> {
         let Some(target) = self.shared.cores.get(core) else { return Err(mail) };
         target.mail.send(Control::Mail(mail)).map_err(|error| match error.0 {
             Control::Mail(mail) => mail,
-            Control::Drain(_) | Control::Look { .. } => unreachable!("mail was sent"),
+            _ => unreachable!("mail was sent"),
         })?;
         target.waker.wake();
         Ok(())
@@ -83,19 +96,18 @@ impl<M> Handle<M> {
     /// is one and `net.ipv4.tcp_migrate_req` is 1. Returns at once with what it is going to do;
     /// [`crate::Running::wait`] waits for the end. Called again it may shorten the time, not extend it.
     pub fn stop(&self, timeout: Duration) -> Drain {
-        let Shared { place, cores, reconnect_rate, .. } = &*self.shared;
         let clients = self.counters().connections_open;
-        let drain = Drain::new(clients, *reconnect_rate, timeout, place.has_successor());
+        let reconnect_rate = self.configured(|config| config.reconnect_rate);
+        let drain = Drain::new(clients, reconnect_rate, timeout, self.shared.place.has_successor());
         // Some way off at most, for the sum to be a time at all.
         let deadline = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
         let now = Stopping { clients, deadline };
         let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         *stopping = Some(stopping.map_or(now, |before| before.shortened(now)));
         drop(stopping);
-        for core in cores {
+        for core in 0..self.cores() {
             // A core that has stopped already needs no telling.
-            let _ = core.mail.send(Control::Drain(drain.order()));
-            core.waker.wake();
+            let _ = self.control(core, Control::Drain(drain.order()));
         }
         drain
     }
@@ -118,10 +130,8 @@ impl<M> Handle<M> {
     /// Asks a core what it knows of a connection: `None` if there is no such core, or it has stopped. The answer is `None` if
     /// the connection is not open.
     pub fn look(&self, core: usize, conn: ConnId) -> Option<oneshot::Receiver<Option<ConnectionFacts>>> {
-        let target = self.shared.cores.get(core)?;
         let (answer, receiver) = oneshot::channel();
-        target.mail.send(Control::Look { conn, answer }).ok()?;
-        target.waker.wake();
+        self.control(core, Control::Look { conn, answer })?;
         Some(receiver)
     }
 

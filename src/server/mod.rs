@@ -5,9 +5,11 @@ mod channels;
 mod drain;
 mod front;
 mod handle;
+mod journal;
 mod listen;
 mod look;
 mod pressure;
+mod tune;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
 pub use drain::{Drain, Stopping};
@@ -16,6 +18,7 @@ pub use handle::Handle;
 pub(crate) use listen::listen_one;
 pub use look::{TopicPage, UserConnections};
 pub use pressure::MemoryUse;
+pub use tune::TuneError;
 
 use crate::budget;
 use crate::config::Config;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use tune::{InForce, MemoryBudget};
 
 /// Stack of a reactor thread. Pages not touched cost nothing, but sixty threads share the address space.
 const STACK_BYTES: usize = 1 << 20;
@@ -236,6 +240,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         let mut failure = None;
         let wakers: Result<Vec<Waker>, _> = (0..plan.reactors).map(|_| Waker::new()).collect();
         let wakers = wakers.map_err(StartError::Resources)?;
+        let (journal, events) = journal::journal();
         let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
         for (index, ((listener, ring), mesh)) in listeners.into_iter().zip(rings).zip(ends).enumerate() {
             let waker = wakers[index].clone();
@@ -243,7 +248,7 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
                 counters: Arc::default(),
                 siblings: Arc::clone(&siblings),
                 pressure: Arc::clone(&memory.gauge),
-                journal: None,
+                journal: Some(journal.clone()),
             };
             let options = Options { budget: ring.budget(), ..options.clone() };
             let core =
@@ -259,21 +264,26 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
                 }
             }
         }
-        drop((say_ready, alive));
+        drop((say_ready, alive, journal));
+        let memory_budget = Arc::new(MemoryBudget::new(self.config.memory_budget_bytes));
         let watch = Watch {
-            budget_bytes: self.config.memory_budget_bytes,
+            budget: Arc::clone(&memory_budget),
             counters: cores.iter().map(|core| Arc::clone(&core.counters)).collect(),
             seen: Arc::clone(&memory),
             ended,
         };
-        match watch.start() {
-            Ok(thread) => threads.push(thread),
-            Err(error) => failure = Some(StartError::Resources(error)),
+        let reader = journal::Reader { events, counters: watch.counters.clone() };
+        for started in [watch.start(), reader.start()] {
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) => failure = Some(StartError::Resources(error)),
+            }
         }
         for error in ready.iter().filter_map(Result::err) {
             failure = Some(cannot_make_ring(&error, &facts, &plan));
         }
-        let handle = Handle::new(place, cores, self.config.reconnect_rate, self.board, memory);
+        let in_force = InForce::new(self.config, plan.clone(), memory_budget);
+        let handle = Handle::new(place, cores, in_force, self.board, memory);
         let running = Running { handle, plan, threads };
         match failure {
             None => Ok(running),
@@ -324,7 +334,8 @@ fn reactor_options(config: &Config, plan: &Plan) -> Options {
             trusted: config.trusted_proxies.as_slice().into(),
             send_header: config.proxy_protocol,
         },
-        events_per_second: None,
+        // Each core its share; what is not off is never rounded to it.
+        events_per_second: config.log_events_per_second.map(|rate| rate.div_ceil(plan.reactors as u32)),
     }
 }
 

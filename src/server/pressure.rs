@@ -8,6 +8,7 @@
 //! The thread also gives free memory back to the kernel, without which no room made would show. It ends with the last
 //! reactor.
 
+use super::tune::MemoryBudget;
 use crate::budget::{self, Band};
 use crate::ds::Counter;
 use crate::reactor::{Counters, Gauge, Pressure};
@@ -65,8 +66,8 @@ pub struct MemoryUse {
 
 /// Watches over the memory of one server.
 pub(super) struct Watch {
-    /// What the operator set.
-    pub budget_bytes: Option<u64>,
+    /// What the operator allows, now.
+    pub budget: Arc<MemoryBudget>,
     /// Of all cores.
     pub counters: Vec<Arc<Counters>>,
     /// Where it is shown.
@@ -110,7 +111,7 @@ impl Watch {
 
     fn measure(&self) -> Vec<Usage> {
         let mut usages = Usage::of_host(&HostFacts::read());
-        if let Some(budget_bytes) = self.budget_bytes {
+        if let Some(budget_bytes) = self.budget.get() {
             let sockets: u64 = self.counters.iter().map(|core| core.slots_held.get()).sum();
             let used_bytes = memory::resident_bytes() + sockets * budget::KERNEL_PER_CONNECTION;
             usages.push(Usage { used_bytes, budget_bytes });
@@ -256,8 +257,8 @@ mod tests {
     fn all_of_a_small_budget_is_used_and_the_thread_ends_with_the_reactors() {
         let (alive, ended) = crossbeam_channel::bounded(0);
         let seen = Arc::new(Seen::default());
-        let watch =
-            Watch { budget_bytes: Some(1 << 20), counters: Vec::new(), seen: Arc::clone(&seen), ended };
+        let budget = Arc::new(MemoryBudget::new(Some(1 << 20)));
+        let watch = Watch { budget, counters: Vec::new(), seen: Arc::clone(&seen), ended };
         assert!(watch.measure().last().is_some_and(|own| own.percent() > 100));
         let thread = watch.start().unwrap();
         drop(alive);

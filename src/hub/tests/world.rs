@@ -152,6 +152,8 @@ impl World {
             refuse_in_band: random.one_in(2),
             limits,
             board: Arc::clone(&board),
+            origins: None,
+            echo: false,
         });
         let mut producers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
         let mut consumers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
