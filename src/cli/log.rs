@@ -45,9 +45,8 @@ impl Log {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let lines = Lines { stderr: Arc::new(stderr), queue: Arc::default(), counts: Arc::default() };
         let (levels, handle) = reload::Layer::new(levels(&config.log));
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(lines.clone())
-            .with_ansi(io::stderr().is_terminal());
+        let layer =
+            tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_ansi(io::stderr().is_terminal());
         match config.log_format {
             LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(levels)).init(),
             LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(levels)).init(),

@@ -11,6 +11,7 @@ mod serve;
 mod stop;
 mod table;
 mod token;
+mod top;
 
 use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources, file_only, suggestion};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
     match matches.subcommand() {
         Some(("doctor", doctor)) => doctor::run(&config, doctor.get_one("connections").copied()),
         Some(("token", token)) => token::run(&config, token),
+        Some(("top", top)) => top::run(&config, top),
         _ => serve::run(config, sources),
     }
 }
@@ -92,6 +94,7 @@ fn command() -> Command {
                 .arg(connections),
         )
         .subcommand(token::command())
+        .subcommand(top::command())
         .disable_help_subcommand(true)
         .args_override_self(true)
         .arg(file)

@@ -25,7 +25,9 @@ impl Reload {
                 let (applied, needs_restart) = (applied.join(", "), needs_restart.join(", "));
                 tracing::info!(applied, needs_restart, "configuration read again");
             }
-            Err(problem) => problem.lines().for_each(|line| tracing::error!("configuration not changed: {line}")),
+            Err(problem) => {
+                problem.lines().for_each(|line| tracing::error!("configuration not changed: {line}"))
+            }
         }
         reloaded
     }

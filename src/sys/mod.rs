@@ -15,6 +15,7 @@ pub mod priority;
 pub mod probe;
 pub mod process;
 pub mod socket;
+pub mod terminal;
 pub mod uring;
 pub mod wake;
 

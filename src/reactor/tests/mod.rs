@@ -18,6 +18,7 @@ mod request;
 mod send;
 mod socket;
 mod timers;
+mod tune;
 mod turn;
 
 use super::{

@@ -1,0 +1,185 @@
+//! `megasock top`: what a running server does, once a second, in a terminal.
+//!
+//! It reads `/api/info` of the admin listener, as the dashboard does. On a terminal one screen is drawn in place until `q` or
+//! Ctrl-C; elsewhere each second is a line. `--once` prints one screen and ends: for scripts, whose exit code says whether the
+//! server answers.
+
+mod fetch;
+mod screen;
+
+use crate::config::Config;
+use crate::sys::terminal::{self, Keys};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use fetch::Source;
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::Signals;
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Columns where there is no terminal to ask.
+const COLUMNS: usize = 100;
+
+/// The command and what it takes.
+pub(super) fn command() -> Command {
+    Command::new("top")
+        .about("Show what a running server does, once a second; q ends it")
+        .after_help(
+            "The server is found by --admin-listen, and its key by --admin-key-file, as it was started with.",
+        )
+        .arg(
+            Arg::new("url")
+                .long("url")
+                .value_name("URL")
+                .help("Admin listener of another server, such as http://10.0.0.7:9090"),
+        )
+        .arg(Arg::new("once").long("once").action(ArgAction::SetTrue).help("Print one screen and end"))
+}
+
+/// Shows a server until told to end.
+pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
+    let source = match Source::new(config, matches.get_one::<String>("url").map(String::as_str)) {
+        Ok(source) => source,
+        Err(problem) => return failed(&problem),
+    };
+    // Whatever keeps it from being seen at all is told at once.
+    let first = match source.info() {
+        Ok(info) => info,
+        Err(problem) => return failed(&problem),
+    };
+    let is_terminal = io::stdout().is_terminal();
+    let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let shown = if matches.get_flag("once") {
+        print(&screen::screen(&first, columns(), colour).join("\n"))
+    } else if is_terminal {
+        redraw(&source, first, colour)
+    } else {
+        follow(&source, first)
+    };
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads the lines has enough of them.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("cannot write to standard output: {error}")),
+    }
+}
+
+fn failed(problem: &str) -> ExitCode {
+    eprintln!("megasock: {problem}");
+    ExitCode::FAILURE
+}
+
+fn columns() -> usize {
+    terminal::size().map_or(COLUMNS, |(columns, _)| columns)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// A line a second, until a signal or the end of who reads them.
+fn follow(source: &Source, first: Value) -> io::Result<()> {
+    print(&screen::line(&first))?;
+    loop {
+        thread::sleep(EVERY);
+        match source.info() {
+            Ok(info) => print(&screen::line(&info))?,
+            Err(problem) => eprintln!("megasock: {problem}"),
+        }
+    }
+}
+
+/// What ends or redraws a screen.
+enum Told {
+    Key(u8),
+    Signal(i32),
+}
+
+/// The screen of a program that draws in place; gives the terminal back as it was.
+struct Canvas {
+    _keys: Option<Keys>,
+}
+
+impl Canvas {
+    fn take() -> io::Result<Canvas> {
+        let canvas = Canvas { _keys: Keys::read_singly()? };
+        print!("\x1b[?1049h\x1b[?25l");
+        Ok(canvas)
+    }
+
+    fn draw(&self, lines: &[String]) -> io::Result<()> {
+        let rows = terminal::size().map_or(usize::MAX, |(_, rows)| rows);
+        let drawn: Vec<String> = lines.iter().take(rows).map(|line| format!("{line}\x1b[K")).collect();
+        let mut out = io::stdout().lock();
+        write!(out, "\x1b[H{}\x1b[J", drawn.join("\r\n"))?;
+        out.flush()
+    }
+}
+
+impl Drop for Canvas {
+    fn drop(&mut self) {
+        print!("\x1b[?25h\x1b[?1049l");
+        let _ = io::stdout().flush(); // a terminal that has gone needs it no more
+    }
+}
+
+/// One screen, drawn in place.
+fn redraw(source: &Source, first: Value, colour: bool) -> io::Result<()> {
+    let (tell, told) = crossbeam_channel::unbounded();
+    watch_signals(tell.clone())?;
+    watch_keys(tell);
+    let canvas = Canvas::take()?;
+    let (mut info, mut problem) = (first, None);
+    loop {
+        let mut lines = screen::screen(&info, columns(), colour);
+        lines.extend([String::new(), problem.unwrap_or_else(|| "q ends".to_owned())]);
+        canvas.draw(&lines)?;
+        if is_over(&told) {
+            return Ok(());
+        }
+        problem = match source.info() {
+            Ok(newer) => {
+                info = newer;
+                None
+            }
+            Err(problem) => Some(screen::cut(&format!("no answer: {problem}"), columns())),
+        };
+    }
+}
+
+/// Waits for the next second, or a larger terminal; true at `q`, Ctrl-C and the like.
+fn is_over(told: &Receiver<Told>) -> bool {
+    let until = Instant::now() + EVERY;
+    loop {
+        match told.recv_deadline(until) {
+            Ok(Told::Key(b'q' | b'Q')) | Err(RecvTimeoutError::Disconnected) => return true,
+            Ok(Told::Signal(SIGWINCH)) | Err(RecvTimeoutError::Timeout) => return false,
+            Ok(Told::Signal(_)) => return true,
+            Ok(Told::Key(_)) => {}
+        }
+    }
+}
+
+fn watch_signals(tell: Sender<Told>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGWINCH])?;
+    thread::spawn(move || signals.forever().try_for_each(|signal| tell.send(Told::Signal(signal))));
+    Ok(())
+}
+
+fn watch_keys(tell: Sender<Told>) {
+    thread::spawn(move || {
+        let mut keys = io::stdin().lock().bytes();
+        while let Some(Ok(key)) = keys.next() {
+            if tell.send(Told::Key(key)).is_err() {
+                return;
+            }
+        }
+    });
+}

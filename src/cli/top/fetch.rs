@@ -1,0 +1,170 @@
+//! `/api/info` of an admin listener, over a plain connection.
+
+use crate::config::Config;
+use serde_json::Value;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// More than any answer has; it keeps what is no megasock from filling the memory.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// Where the figures come from.
+pub(super) struct Source {
+    address: SocketAddr,
+    /// As the server is called, for its check of `Host`.
+    host: String,
+    key: Option<String>,
+}
+
+impl Source {
+    /// The admin listener of the configuration, or of a URL.
+    pub fn new(config: &Config, url: Option<&str>) -> Result<Source, String> {
+        let (address, host) = match (url, config.admin_listen) {
+            (Some(url), _) => of_url(url)?,
+            (None, Some(address)) => (reachable(address), reachable(address).to_string()),
+            (None, None) => {
+                return Err(
+                    "there is no admin listener (admin_listen is off)\n  fix: start the server with \
+                                        --admin-listen 127.0.0.1:9090, or name another server with --url"
+                        .into(),
+                );
+            }
+        };
+        let key = match &config.admin_key_file {
+            None => None,
+            Some(path) => {
+                let cannot = |error| {
+                    format!(
+                        "cannot read the admin key in {}: {error}\n  fix: name a file you can read with \
+                                              --admin-key-file",
+                        path.display()
+                    )
+                };
+                Some(std::fs::read_to_string(path).map_err(cannot)?.trim().to_owned())
+            }
+        };
+        Ok(Source { address, host, key })
+    }
+
+    /// The figures now.
+    pub fn info(&self) -> Result<Value, String> {
+        let answer = self.ask().map_err(|error| {
+            format!(
+                "no admin listener answers at {}: {error}\n  fix: start the server, or name its admin listener with \
+                 --admin-listen or --url",
+                self.host
+            )
+        })?;
+        let (status, body) = parted(&answer).ok_or_else(|| self.foreign("no HTTP"))?;
+        match status {
+            200 => serde_json::from_slice(body).map_err(|_| self.foreign("no JSON")),
+            401 | 403 => Err(format!(
+                "{} wants a key\n  fix: name the file of its admin_key_file with --admin-key-file",
+                self.host
+            )),
+            _ => Err(self.foreign(&format!("the status {status}"))),
+        }
+    }
+
+    fn foreign(&self, what: &str) -> String {
+        format!(
+            "{} answers with {what}: it is no admin listener of megasock\n  fix: name one with --url",
+            self.host
+        )
+    }
+
+    fn ask(&self) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&self.address, WITHIN)?;
+        stream.set_read_timeout(Some(WITHIN))?;
+        stream.set_write_timeout(Some(WITHIN))?;
+        let key = self.key.as_ref().map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
+        let host = &self.host;
+        stream.write_all(
+            format!("GET /api/info HTTP/1.1\r\nHost: {host}\r\n{key}Connection: close\r\n\r\n").as_bytes(),
+        )?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+/// Status and body of an answer that ends with its connection.
+fn parted(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(answer) {
+        Ok(httparse::Status::Complete(head_bytes)) => Some((response.code?, &answer[head_bytes..])),
+        _ => None,
+    }
+}
+
+/// A server that listens everywhere is reached on the loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn of_url(url: &str) -> Result<(SocketAddr, String), String> {
+    let fix = "write it as http://10.0.0.7:9090; what stands behind TLS is reached through a tunnel: ssh -L";
+    let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let is_host = |host: &&str| {
+        !host.is_empty() && !host.contains(['/', '@', '?', '#']) && !host.contains(char::is_whitespace)
+    };
+    let Some(host) = host.filter(is_host) else {
+        return Err(format!("--url {url} is no address of an admin listener\n  fix: {fix}"));
+    };
+    let with_port = if host.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    };
+    let found = with_port.to_socket_addrs().map_err(|error| error.to_string());
+    match found.map(|mut addresses| addresses.next()) {
+        Ok(Some(address)) => Ok((address, host.to_owned())),
+        Ok(None) => Err(format!("--url {url}: there is no such host\n  fix: {fix}")),
+        Err(error) => Err(format!("--url {url}: {error}\n  fix: {fix}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_host_with_or_without_a_port() {
+        for (url, address, host) in [
+            ("http://127.0.0.1:9090", "127.0.0.1:9090", "127.0.0.1:9090"),
+            ("http://127.0.0.1/", "127.0.0.1:80", "127.0.0.1"),
+            ("http://[::1]:9090/", "[::1]:9090", "[::1]:9090"),
+        ] {
+            assert_eq!(of_url(url), Ok((address.parse().unwrap(), host.to_owned())), "{url}");
+        }
+        for wrong in
+            ["https://a.example", "127.0.0.1:9090", "http://", "http://a/b", "http://a b", "http://u@a:1"]
+        {
+            assert!(of_url(wrong).unwrap_err().contains("fix: "), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_asked_on_the_loopback() {
+        for (listens, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.7:1", "10.0.0.7:1")]
+        {
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_head_and_the_rest() {
+        assert_eq!(parted(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{}"), Some((200, &b"{}"[..])));
+        assert_eq!((parted(b"HTTP/1.1 200 OK\r\n"), parted(b"SSH-2.0-x\r\n\r\n")), (None, None));
+    }
+}
