@@ -93,12 +93,7 @@ fn start_control(
         settings: Settings {
             server_id: config.server_id.clone().unwrap_or_else(host::name),
             max_connections: running.plan().connections_total,
-            memory_budget_bytes: config.memory_budget_bytes,
-            slow_budget_bytes: config
-                .slow_consumer_budget_bytes
-                .unwrap_or_else(|| HostFacts::read().memory_bytes() / 4),
-            max_message_bytes: config.max_message_bytes,
-            metric_aliases: config.metric_aliases,
+            slow_budget_bytes: HostFacts::read().memory_bytes() / 4,
             key: config.admin_key.clone(),
         },
         drain: Box::new(move |within| stop.begin(within)),

@@ -8,7 +8,8 @@ use crate::proto::close::CloseReason;
 use crate::server::{Drain, Handle};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,12 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Stop {
     handle: Handle<Mail>,
-    /// When what is left is cut, once it was told to stop.
-    deadline: Arc<Mutex<Option<Instant>>>,
+    is_reporting: Arc<AtomicBool>,
 }
 
 impl Stop {
     pub fn new(handle: Handle<Mail>) -> Stop {
-        Stop { handle, deadline: Arc::default() }
+        Stop { handle, is_reporting: Arc::default() }
     }
 
     /// Begins to stop, within this time or else `drain_timeout`, and reports. Told again it may end sooner.
@@ -33,11 +33,7 @@ impl Stop {
         let configured = || Duration::from_millis(self.handle.configured(|config| config.drain_timeout_ms));
         let drain = self.handle.stop(within.unwrap_or_else(configured));
         announce(&drain);
-        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = Instant::now() + drain.timeout;
-        let is_first = deadline.is_none();
-        *deadline = Some(deadline.map_or(wanted, |before| before.min(wanted)));
-        if is_first {
+        if !self.is_reporting.swap(true, Ordering::Relaxed) {
             let stop = self.clone();
             thread::spawn(move || stop.report());
         }
@@ -48,8 +44,7 @@ impl Stop {
     fn report(&self) {
         loop {
             thread::sleep(PROGRESS_EVERY);
-            let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = self.handle.stopping().map(|it| it.deadline.saturating_duration_since(Instant::now()));
             let totals = self.handle.counters();
             tracing::info!(
                 open = totals.connections_open,

@@ -38,6 +38,9 @@ impl Config {
                 changes.needs_restart.push(option.name.to_owned());
             }
         }
+        if self.admin_key != other.admin_key && self.admin_key_file == other.admin_key_file {
+            changes.needs_restart.push("admin_key_file".to_owned()); // another key in the same file
+        }
         if next.namespaces != other.namespaces {
             next.namespaces = other.namespaces.clone();
             changes.applied.push(NAMESPACES.key.to_owned());

@@ -38,6 +38,11 @@ impl Key {
         (secret.len() >= Key::BYTES_MIN && secret.iter().all(u8::is_ascii_graphic)).then_some(Key(secret))
     }
 
+    /// As who has it sends it in `Authorization`.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", String::from_utf8_lossy(&self.0))
+    }
+
     fn is(&self, given: &[u8]) -> bool {
         // Only their lengths can be told apart by time.
         verify_slices_are_equal(&self.0, given).is_ok()

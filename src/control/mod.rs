@@ -64,21 +64,33 @@ impl LogCounts {
     }
 }
 
-/// Settings of a server that the control plane shows or goes by.
+impl Operator {
+    /// Bytes that slow consumers may make the server hold now.
+    fn slow_budget_bytes(&self) -> u64 {
+        let configured = self.handle.configured(|config| config.slow_consumer_budget_bytes);
+        configured.unwrap_or(self.settings.slow_budget_bytes)
+    }
+
+    /// The largest message that clients may send, and the API.
+    fn max_message_bytes(&self) -> usize {
+        self.handle.configured(|config| config.max_message_bytes)
+    }
+
+    /// Metrics are served under their other names too.
+    fn metric_aliases(&self) -> bool {
+        self.handle.configured(|config| config.metric_aliases)
+    }
+}
+
+/// Settings of a server that the control plane shows or goes by, and that do not change.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The name of the server.
     pub server_id: String,
     /// Connections it may carry.
     pub max_connections: u64,
-    /// Memory it may take; `None` is what the host has.
-    pub memory_budget_bytes: Option<u64>,
-    /// Bytes that slow consumers may make it hold.
+    /// Bytes that slow consumers may make it hold, where the configuration does not say.
     pub slow_budget_bytes: u64,
-    /// The largest message that clients may send, and the API.
-    pub max_message_bytes: usize,
-    /// Metrics under their other names too.
-    pub metric_aliases: bool,
     /// What to ask for before anything is told or done.
     pub key: Option<Key>,
 }

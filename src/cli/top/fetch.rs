@@ -1,6 +1,7 @@
 //! `/api/info` of an admin listener, over a plain connection.
 
 use crate::config::Config;
+use crate::control::Key;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -16,7 +17,7 @@ pub(super) struct Source {
     address: SocketAddr,
     /// As the server is called, for its check of `Host`.
     host: String,
-    key: Option<String>,
+    key: Option<Key>,
 }
 
 impl Source {
@@ -33,20 +34,7 @@ impl Source {
                 );
             }
         };
-        let key = match &config.admin_key_file {
-            None => None,
-            Some(path) => {
-                let cannot = |error| {
-                    format!(
-                        "cannot read the admin key in {}: {error}\n  fix: name a file you can read with \
-                                              --admin-key-file",
-                        path.display()
-                    )
-                };
-                Some(std::fs::read_to_string(path).map_err(cannot)?.trim().to_owned())
-            }
-        };
-        Ok(Source { address, host, key })
+        Ok(Source { address, host, key: config.admin_key.clone() })
     }
 
     /// The figures now.
@@ -61,11 +49,15 @@ impl Source {
         let (status, body) = parted(&answer).ok_or_else(|| self.foreign("no HTTP"))?;
         match status {
             200 => serde_json::from_slice(body).map_err(|_| self.foreign("no JSON")),
-            401 | 403 => Err(format!(
-                "{} wants a key\n  fix: name the file of its admin_key_file with --admin-key-file",
-                self.host
+            401 => Err(format!(
+                "{} wants {} key\n  fix: name the file of its admin_key_file with --admin-key-file",
+                self.host,
+                if self.key.is_some() { "another" } else { "a" }
             )),
-            _ => Err(self.foreign(&format!("the status {status}"))),
+            _ => match serde_json::from_slice::<Value>(body).unwrap_or_default().pointer("/error/message") {
+                Some(Value::String(message)) => Err(format!("{} refuses: {message}", self.host)),
+                _ => Err(self.foreign(&format!("the status {status}"))),
+            },
         }
     }
 
@@ -80,7 +72,8 @@ impl Source {
         let mut stream = TcpStream::connect_timeout(&self.address, WITHIN)?;
         stream.set_read_timeout(Some(WITHIN))?;
         stream.set_write_timeout(Some(WITHIN))?;
-        let key = self.key.as_ref().map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
+        let authorization = |key: &Key| format!("Authorization: {}\r\n", key.bearer());
+        let key = self.key.as_ref().map_or(String::new(), authorization);
         let host = &self.host;
         stream.write_all(
             format!("GET /api/info HTTP/1.1\r\nHost: {host}\r\n{key}Connection: close\r\n\r\n").as_bytes(),

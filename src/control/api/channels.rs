@@ -134,7 +134,7 @@ pub async fn channels(routes: &Routes, arguments: Arguments) -> Result<Answer, F
 
 /// What is to be sent: no larger than what clients may send.
 pub(super) fn data<'a>(routes: &Routes, arguments: &'a Arguments) -> Result<&'a str, Fault> {
-    let (data, most) = (arguments.text("data").unwrap_or("null"), routes.operator.settings.max_message_bytes);
+    let (data, most) = (arguments.text("data").unwrap_or("null"), routes.operator.max_message_bytes());
     if data.len() > most {
         return Err(Fault::new(Code::TooLarge, format!("data may have no more than {most} bytes")));
     }

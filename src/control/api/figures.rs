@@ -133,6 +133,6 @@ pub async fn series(routes: &Routes, arguments: Arguments) -> Result<Answer, Fau
 pub fn metrics(routes: &Routes, request: &Request) -> Answer {
     let accept = request.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     let format = metrics::Format::accepted(accept);
-    let text = metrics::write(&routes.watch.scrape(), routes.operator.settings.metric_aliases, format);
+    let text = metrics::write(&routes.watch.scrape(), routes.operator.metric_aliases(), format);
     Answer { content_type: format.content_type(), ..Answer::text(StatusCode::OK, text) }
 }

@@ -74,7 +74,7 @@ impl Watch {
             "disconnects": counts(CloseReason::ALL.map(CloseReason::name), totals.disconnected),
             "slow": {
                 "dropped": figures.dropped, "gaps": figures.gaps, "disconnected": figures.slow_disconnected,
-                "owed_bytes": figures.owed_bytes, "owed_budget_bytes": settings.slow_budget_bytes,
+                "owed_bytes": figures.owed_bytes, "owed_budget_bytes": self.operator.slow_budget_bytes(),
             },
             "rate_limited": counts(Limit::ALL.map(Limit::name), figures.refusals),
             "errors": counts(ErrorCode::ALL.map(ErrorCode::name), figures.errors),
@@ -84,7 +84,7 @@ impl Watch {
                 "deliveries": figures.deliveries,
             },
             "drain": stopping.map(|stopping| drain(&stopping, totals.drain_told, totals.connections_open)),
-            "logs": {"dropped": totals.events_dropped, "suppressed": totals.events_suppressed},
+            "logs": {"dropped": totals.events_dropped + self.operator.log.dropped(), "suppressed": totals.events_suppressed},
         })
     }
 
