@@ -171,6 +171,7 @@ const OF_ANYBODY: &[Case] = &[
     (&[("idle_timeout", "300ms")], "idle_timeout", |_, mut client| is_closed(&mut client, 1001)),
     (&[("handshake_timeout", "200ms")], "handshake_timeout", |reloading, _| {
         let (mut silent, begun) = (Client::connect(reloading.server.address), Instant::now());
+        silent.send(b"GET /ws HTTP/1.1\r\n");
         assert_eq!(silent.response().status, 408);
         assert!(begun.elapsed() < 4 * SECOND);
     }),
@@ -186,7 +187,10 @@ const OF_ANYBODY: &[Case] = &[
     (&[("max_topics_per_connection", "1")], "max_topics_per_connection", |reloading, _| {
         let mut client = reloading.server.open_channels();
         for (channel, answer) in [("a", "subscribed"), ("b", "error")] {
-            assert_eq!(ask(&mut client, &json!({"type": "subscribe", "channel": channel}))["type"], answer);
+            assert_eq!(
+                ask(&mut client, &json!({"type": "subscribe", "id": 9, "channel": channel}))["type"],
+                answer
+            );
         }
     }),
     (&[("history_bytes_per_core", "64KiB")], "history_bytes_per_core", |reloading, _| {
@@ -195,7 +199,7 @@ const OF_ANYBODY: &[Case] = &[
             let data = "x".repeat(30_000);
             ask(&mut client, &json!({"type": "publish", "channel": "h", "data": data, "id": id}));
         }
-        let kept = ask(&mut client, &json!({"type": "history", "channel": "h"}));
+        let kept = ask(&mut client, &json!({"type": "history", "id": 9, "channel": "h"}));
         assert_eq!(kept["messages"].as_array().map(Vec::len), Some(2), "{kept}");
     }),
     (&[("origins", "https://a.example")], "origins", |reloading, _| {
@@ -219,6 +223,8 @@ const OF_ANYBODY: &[Case] = &[
     ),
     (&[("memory_budget", "64KiB")], "memory_budget", |reloading, _| {
         eventually("newcomers are refused", PATIENCE, || (reloading.knock("/ws", "") == 503).then_some(()));
+        reloading.set(&[]);
+        eventually("and let in again", PATIENCE, || (reloading.knock("/ws", "") == 101).then_some(()));
     }),
     (&[("echo", "off")], "echo", |reloading, mut client| {
         assert_eq!(reloading.knock("/echo", ""), 404);
@@ -283,6 +289,8 @@ const OF_STRANGERS: &[Case] = &[
     }),
     (&[("accept_rate", "1/s")], "accept_rate", |reloading, _| {
         assert!((1..15).contains(&let_in(reloading, 20).0));
+        reloading.set(&[]);
+        eventually("more are let in", PATIENCE, || (let_in(reloading, 1).0 == 1).then_some(()));
     }),
     (&[("max_connections_per_user", "1")], "max_connections_per_user", |reloading, _| {
         let (_, mut clients) = let_in(reloading, 2);
@@ -319,7 +327,7 @@ const OF_STRANGERS: &[Case] = &[
 fn code_of_the_last(reloading: &Reloading, count: usize, kind: &str) -> String {
     let (_, mut clients) = let_in(reloading, 1);
     heard(&mut clients[0]);
-    let sent = text(&json!({"type": kind}).to_string());
+    let sent = text(&json!({"type": kind, "id": 9}).to_string());
     clients[0].send(&sent.repeat(count));
     let answers: Vec<Value> = (0..count).map(|_| heard(&mut clients[0])).collect();
     answers[count - 1]["code"].as_str().unwrap_or_default().to_owned()
@@ -397,11 +405,11 @@ fn topics_that_are_there_get_new_settings_of_their_pattern() {
     let mut reloading = Reloading::start("topics", BASE);
     let mut client = reloading.server.open_channels();
     let publish = json!({"type": "publish", "channel": "a:x", "data": 1, "id": 1});
-    assert_eq!(ask(&mut client, &publish)["type"], "ok");
+    assert_eq!(ask(&mut client, &publish)["type"], "published");
     let told = reloading.reload("[namespace.\"a:*\"]\npublishers = \"server\"\nhistory_count = 0\n");
     assert!(told.contains("applied=\"namespace\""), "{told}");
     assert_eq!(ask(&mut client, &publish)["code"], "forbidden");
-    let history = ask(&mut client, &json!({"type": "history", "channel": "a:x"}));
+    let history = ask(&mut client, &json!({"type": "history", "id": 9, "channel": "a:x"}));
     assert_eq!(history["messages"], json!([]), "{history}");
 }
 
