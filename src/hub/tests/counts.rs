@@ -56,6 +56,8 @@ impl Site {
             anonymous: false,
             refuse_in_band: true,
             limits: Limits::NONE,
+            origins: None,
+            echo: false,
             board: Arc::clone(&board),
         };
         set(&mut options);
