@@ -12,10 +12,10 @@ const { chromium } = require("playwright-core");
 
 // One handshake up to the welcome: the server's name and how long it took, or the status of the refusal. With `stay` the
 // socket is kept open.
-export function knock(url, { from, headers, protocols = [], stay = false } = {}) {
+export function knock(url, { from, headers, protocols = [], stay = false, ca } = {}) {
   const began = performance.now();
   return new Promise(resolve => {
-    const socket = new WebSocket(url, protocols, { localAddress: from, headers, handshakeTimeout: PATIENCE_MS });
+    const socket = new WebSocket(url, protocols, { localAddress: from, headers, ca, handshakeTimeout: PATIENCE_MS });
     const settle = outcome => {
       if (!stay || !outcome.serverId) socket.terminate();
       resolve({ ...outcome, tookMs: performance.now() - began, socket });

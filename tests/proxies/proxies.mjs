@@ -55,6 +55,16 @@ export class Nginx extends Proxy {
   static title = "nginx";
   static deployed = "nginx/nginx.conf";
   static version() { return execFileSync("sh", ["-c", "nginx -v 2>&1"], { encoding: "utf8" }).match(/nginx\/([\d.]+)/)[1]; }
+  // With the lines for TLS that its file has as comments.
+  static withTls(port, { certificate, key }) {
+    return [
+      ["# listen 443 ssl", `listen 127.0.0.1:${port} ssl`],
+      ["# ssl_certificate /etc/ssl/chat.example.org.pem", `ssl_certificate ${certificate}`],
+      ["# ssl_certificate_key /etc/ssl/chat.example.org.key", `ssl_certificate_key ${key}`],
+      ["# ssl_session_cache", "ssl_session_cache"],
+    ];
+  }
+
   // What it has to be told in the servers' configuration.
   static trusted = ["--trusted-proxies", "127.0.0.1"];
   // The changes that its file names for the other ways to choose a server.
@@ -77,6 +87,8 @@ export class Nginx extends Proxy {
 
   command() { return ["nginx", "-p", this.folder, "-c", this.file, "-g", "daemon off;"]; }
 
+  reload() { this.program.child.kill("SIGHUP"); }
+
   #errors() { return readFileSync(join(this.folder, "error.log"), "utf8"); }
 
   #read = 0;
@@ -95,6 +107,10 @@ export class Haproxy extends Proxy {
   static deployed = "haproxy/haproxy.cfg";
   static version() { return execFileSync("haproxy", ["-v"], { encoding: "utf8" }).match(/version ([\d.]+)/)[1]; }
   static trusted = ["--trusted-proxies", "127.0.0.1", "--proxy-protocol", "on"];
+  static withTls(port, { both }) {
+    return [["# bind :443 ssl crt /etc/ssl/chat.example.org.pem", `bind 127.0.0.1:${port} ssl crt ${both}`]];
+  }
+
   static #noBackup = [" backup", ""];
   static #ordinary = ["    balance leastconn ", "    # balance leastconn "];
   static byAddress = [Haproxy.#ordinary, ["# balance source ", "balance source "], Haproxy.#noBackup];
