@@ -242,6 +242,7 @@ async function returnsByReload(kind, proxy, [a]) {
 // HAProxy alone looks by itself, and so finds a server that is there and silent.
 async function findsHung(kind, proxy, [a, b]) {
   await check(kind, "a server that hangs (SIGSTOP) is taken out, and handshakes that were sent to it go on to the other", async () => {
+    await eventually("it is known to be up", () => proxy.isSettled(a));
     const knocks = Array.from({ length: 8 }, () => knocking(proxy.url));
     const hungAt = performance.now();
     a.signal("SIGSTOP");

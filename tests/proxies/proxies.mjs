@@ -139,16 +139,21 @@ export class Haproxy extends Proxy {
     });
   }
 
-  // UP, DOWN and steps between them, as the stats socket says of the backend's server.
-  async status({ id }) {
+  // Of the stats socket's table, what stands in this column for the backend's server.
+  async #column(name, { id }) {
     const [head, ...rows] = (await this.#ask("show stat")).replace(/^# /, "").split("\n").map(line => line.split(","));
-    const row = rows.find(([backend, server]) => backend === "websockets" && server === id);
-    return row[head.indexOf("status")];
+    return rows.find(([backend, server]) => backend === "websockets" && server === id)[head.indexOf(name)];
+  }
+
+  // Whether all checks count for it. HAProxy begins with every server up but on trial: one wrong answer would do.
+  async isSettled(server) {
+    const [health, rise, fall] = await Promise.all(["health", "rise", "fall"].map(name => this.#column(`check_${name}`, server)));
+    return Number(health) === Number(rise) + Number(fall) - 1;
   }
 
   forget() {}
 
-  async isOut(server) { return (await this.status(server)).startsWith("DOWN"); }
+  async isOut(server) { return (await this.#column("status", server)).startsWith("DOWN"); }
 
   log() { return this.program.said.join("\n"); }
 }
