@@ -23,7 +23,7 @@ use std::time::Duration;
 const WRONG_KEY_DELAY: Duration = Duration::from_millis(250);
 
 /// What a browser needs before it can send a key, and what balancers ask.
-const OPEN_PATHS: [&str; 2] = ["/", "/health"];
+pub(super) const OPEN_PATHS: [&str; 2] = ["/", "/health"];
 
 /// What the admin listener asks for off the loopback.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The API as OpenAPI 3.1, made from the table of endpoints.
 
+use super::access::OPEN_PATHS;
 use super::api::arguments::{Need, Parameter};
 use super::api::fault::Code;
 use super::api::shape::ERROR;
@@ -17,8 +18,8 @@ const WITH_PARAMETERS: &[Code] = &[Code::BadRequest];
 /// And one with a body.
 const WITH_BODY: &[Code] = &[Code::BadRequest, Code::TooLarge, Code::UnsupportedMediaType];
 
-/// The whole description.
-pub(super) fn document() -> Value {
+/// The whole description, of a server with or without a key.
+pub(super) fn document(has_key: bool) -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for endpoint in ENDPOINTS {
         let method = endpoint.method.as_str().to_ascii_lowercase();
@@ -32,7 +33,7 @@ pub(super) fn document() -> Value {
             "description": "What an operator sees of a megasock server and does with it. Times are milliseconds since 1970.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
-        "security": [{}, {"key": []}],
+        "security": if has_key { json!([{"key": []}]) } else { json!([]) },
         "paths": paths,
         "components": {
             "schemas": {"Error": ERROR.schema()},
@@ -55,11 +56,13 @@ fn operation(endpoint: &Endpoint) -> Value {
         "responses": responses(endpoint),
     });
     if endpoint.method == Method::POST {
-        let must = endpoint.takes.iter().any(|parameter| parameter.need != Need::Optional);
         operation["requestBody"] =
-            json!({"required": must, "content": {"application/json": {"schema": object(endpoint.takes)}}});
+            json!({"required": true, "content": {"application/json": {"schema": object(endpoint.takes)}}});
     } else if !endpoint.takes.is_empty() {
-        operation["parameters"] = endpoint.takes.iter().map(in_query).collect();
+        operation["parameters"] = in_query(endpoint.takes);
+    }
+    if OPEN_PATHS.contains(&endpoint.path) {
+        operation["security"] = json!([]);
     }
     operation
 }
@@ -96,26 +99,52 @@ fn responses(endpoint: &Endpoint) -> Value {
     responses.into()
 }
 
-fn in_query(parameter: &Parameter) -> Value {
-    json!({
-        "name": parameter.name,
-        "in": "query",
-        "required": parameter.need == Need::Required,
-        "description": parameter.about,
-        "schema": parameter.kind.schema(),
-    })
+/// Those of which there is to be one stand in one object, whose members are parameters of their own on the way: so OpenAPI says
+/// what it has no other word for.
+fn in_query(takes: &[Parameter]) -> Value {
+    let (choices, others): (Vec<_>, Vec<_>) =
+        takes.iter().partition(|parameter| parameter.need == Need::OneOf);
+    let alone = |parameter: &&Parameter| {
+        json!({
+            "name": parameter.name,
+            "in": "query",
+            "required": parameter.need == Need::Required,
+            "description": parameter.about,
+            "schema": parameter.kind.schema(),
+        })
+    };
+    let mut parameters: Vec<Value> = others.iter().map(alone).collect();
+    if !choices.is_empty() {
+        let of_one = |parameter: &&Parameter| {
+            let mut member = object(&[]);
+            member["properties"][parameter.name] = described(parameter);
+            member["required"] = json!([parameter.name]);
+            member["additionalProperties"] = false.into();
+            member
+        };
+        parameters.push(json!({
+            "name": "which",
+            "in": "query",
+            "required": true,
+            "style": "form",
+            "explode": true,
+            "description": "Exactly one of these.",
+            "schema": {"oneOf": choices.iter().map(of_one).collect::<Vec<_>>()},
+        }));
+    }
+    parameters.into()
+}
+
+fn described(parameter: &Parameter) -> Value {
+    let mut schema = parameter.kind.schema();
+    schema["description"] = parameter.about.into();
+    schema
 }
 
 /// The body of a request with these parameters.
 fn object(takes: &[Parameter]) -> Value {
-    let properties: Map<String, Value> = takes
-        .iter()
-        .map(|parameter| {
-            let mut schema = parameter.kind.schema();
-            schema["description"] = parameter.about.into();
-            (parameter.name.to_owned(), schema)
-        })
-        .collect();
+    let properties: Map<String, Value> =
+        takes.iter().map(|parameter| (parameter.name.to_owned(), described(parameter))).collect();
     let named = |need| -> Vec<&str> {
         takes.iter().filter(|parameter| parameter.need == need).map(|parameter| parameter.name).collect()
     };

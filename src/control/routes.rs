@@ -268,7 +268,16 @@ impl Routes {
 
 impl Service for Routes {
     async fn admit(&self, head: &Request) -> Result<(), Answer> {
-        self.access.admit(head).await
+        self.access.admit(head).await.map_err(|refusal| match find(&head.method, &head.path) {
+            // A form is no way to POST; where nobody may, that is what is wrong.
+            Err(no_post)
+                if refusal.status == Code::UnsupportedMediaType.status()
+                    && no_post.status == Code::MethodNotAllowed.status() =>
+            {
+                no_post
+            }
+            _ => refusal,
+        })
     }
 
     async fn answer(&self, request: Request) -> Answer {

@@ -144,9 +144,6 @@ fn from_query(takes: &[Parameter], query: &[(String, String)]) -> Result<Vec<(&'
 
 fn from_body(takes: &[Parameter], body: &[u8]) -> Result<Vec<(&'static str, Value)>, Fault> {
     let text = std::str::from_utf8(body).map_err(|_| Fault::bad("the body is not UTF-8"))?;
-    if text.trim_ascii().is_empty() {
-        return Ok(Vec::new()); // as good as an empty object: what is missing is said by name
-    }
     let Members(members) =
         serde_json::from_str(text).map_err(|_| Fault::bad("the body is not a JSON object"))?;
     if nests_deeper_than(NESTING_MAX, text) {

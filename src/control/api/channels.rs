@@ -32,10 +32,17 @@ pub const PRESENCE: Shape = Shape::Object(&[
     ("total", Shape::Count),
 ]);
 
+/// Those of a room are as rooms have them.
 pub const HISTORY: Shape = Shape::Object(&[
     ("epoch", Shape::Text),
     ("last_id", Shape::Count),
-    ("messages", Shape::List(&Shape::Object(&[("id", Shape::Count), ("ts", Shape::Count)]))),
+    (
+        "messages",
+        Shape::List(&Shape::Either(&[
+            Shape::Object(&[("id", Shape::Count), ("data", Shape::Any), ("ts", Shape::Count)]),
+            Shape::Object(&[("id", Shape::Count), ("payload", Shape::Any), ("timestamp", Shape::Count)]),
+        ])),
+    ),
 ]);
 
 pub const CHANNELS: Shape = Shape::Object(&[

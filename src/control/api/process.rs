@@ -41,6 +41,6 @@ pub async fn drain(routes: &Routes, arguments: Arguments) -> Result<Answer, Faul
 }
 
 /// This API, described for programs.
-pub async fn openapi(_: &Routes, _: Arguments) -> Result<Answer, Fault> {
-    Ok(ok(&openapi::document()))
+pub async fn openapi(routes: &Routes, _: Arguments) -> Result<Answer, Fault> {
+    Ok(ok(&openapi::document(routes.operator.settings.key.is_some())))
 }
