@@ -98,3 +98,58 @@ async fn hear(mut socket: UnixStream, bell: Arc<Bell>, waiting: Rc<RefCell<Vec<W
         all.into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn run<F: Future>(test: impl FnOnce(Answers) -> F) -> F::Output {
+        let mut runtime =
+            monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build().expect("epoll");
+        runtime.block_on(async { test(Answers::listen().expect("a socket")).await })
+    }
+
+    #[test]
+    fn everybody_who_waits_hears_the_answer_of_another_thread() {
+        run(|answers| async move {
+            let answers = Rc::new(answers);
+            for round in 0..200 {
+                let (senders, receivers): (Vec<_>, Vec<_>) = (0..8).map(|_| oneshot::channel()).unzip();
+                let waiting: Vec<_> = receivers
+                    .into_iter()
+                    .map(|receiver| {
+                        let answers = Rc::clone(&answers);
+                        monoio::spawn(async move { answers.by(deadline(), receiver).await })
+                    })
+                    .collect();
+                let cores = thread::spawn(move || {
+                    for (number, sender) in senders.into_iter().enumerate() {
+                        sender.send(round * 8 + number).expect("somebody waits");
+                    }
+                });
+                for (number, waiting) in waiting.into_iter().enumerate() {
+                    assert_eq!(waiting.await.ok().expect("in time"), Ok(round * 8 + number));
+                }
+                cores.join().expect("a thread");
+            }
+        });
+    }
+
+    #[test]
+    fn who_waits_for_nothing_is_told_when_it_is_late() {
+        run(|answers| async move {
+            let (_core, receiver) = oneshot::channel::<()>();
+            let deadline = Instant::now() + Duration::from_millis(20);
+            assert!(answers.by(deadline, receiver).await.is_err());
+            assert!(Instant::now() >= deadline);
+        });
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_waited_for() {
+        run(|answers| async move {
+            assert_eq!(answers.by(Instant::now(), std::future::ready(7)).await.ok(), Some(7));
+        });
+    }
+}

@@ -49,9 +49,12 @@ pub(super) fn document(has_key: bool) -> Value {
 }
 
 fn operation(endpoint: &Endpoint) -> Value {
-    let name = endpoint.path.rsplit('/').next().unwrap_or_default();
+    let name = match endpoint.path {
+        "/" => "dashboard",
+        path => path.rsplit('/').next().unwrap_or(path).trim_end_matches(".json"),
+    };
     let mut operation = json!({
-        "operationId": name.trim_end_matches(".json"),
+        "operationId": name,
         "summary": endpoint.about,
         "responses": responses(endpoint),
     });
@@ -155,4 +158,37 @@ fn object(takes: &[Parameter]) -> Value {
         object["oneOf"] = choices.into();
     }
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn endpoints_are_told_apart_and_their_parameters_too() {
+        let (mut places, mut names) = (HashSet::new(), HashSet::new());
+        for endpoint in ENDPOINTS {
+            assert!(places.insert((endpoint.path, &endpoint.method)), "{}", endpoint.path);
+            assert!(endpoint.about.ends_with('.'), "{}", endpoint.about);
+            let operation = operation(endpoint);
+            assert!(names.insert(operation["operationId"].clone()), "{operation}");
+            let parameters: HashSet<&str> = endpoint.takes.iter().map(|parameter| parameter.name).collect();
+            assert_eq!(parameters.len(), endpoint.takes.len(), "{}", endpoint.path);
+            assert!(
+                endpoint.takes.iter().all(|parameter| parameter.about.ends_with('.')),
+                "{}",
+                endpoint.path
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_is_asked_for_where_there_is_one() {
+        let document = document(true);
+        assert_eq!(document["security"], json!([{"key": []}]));
+        assert_eq!(document["paths"]["/health"]["get"]["security"], json!([]));
+        assert_eq!(document["paths"]["/api/publish"]["post"]["security"], Value::Null);
+        assert_eq!(super::document(false)["security"], json!([]));
+    }
 }

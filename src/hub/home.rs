@@ -644,6 +644,31 @@ mod tests {
     }
 
     #[test]
+    fn pages_together_have_every_topic_once() {
+        let mut homes = homes();
+        for number in 0..5_000 {
+            homes.topic(&Name::new(&format!("{}:{number}", ["a", "b"][number % 2])));
+        }
+        let (mut found, mut from, mut pages) = (Vec::new(), Some(0), 0);
+        while let Some(at) = from {
+            let Answer::Topics { topics, next } = homes.page("a:", at) else { panic!("no topics") };
+            assert!(topics.len() <= LOOKED_AT_PER_PAGE);
+            found.extend(topics.into_iter().map(|topic| topic.name.to_string()));
+            (from, pages) = (next, pages + 1);
+        }
+        assert!(pages >= 5, "{pages}");
+        found.sort_unstable();
+        let mut expected: Vec<String> = (0..5_000).step_by(2).map(|number| format!("a:{number}")).collect();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        for from in [5_000, 1 << 20, usize::MAX] {
+            assert!(
+                matches!(homes.page("", from), Answer::Topics { topics, next: None } if topics.is_empty())
+            );
+        }
+    }
+
+    #[test]
     fn a_flood_of_names_leaves_no_memory_behind() {
         let mut homes = homes();
         for number in 0..50_000 {

@@ -4,6 +4,7 @@
 mod common;
 
 mod access;
+mod api;
 mod http;
 
 use common::client::{Client, Response};
