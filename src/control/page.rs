@@ -10,10 +10,12 @@
 
 use super::http::{Answer, Request};
 use ::http::StatusCode;
-use ::http::header::{CONTENT_SECURITY_POLICY, ETAG, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY};
+use ::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
+};
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 const MARKUP: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/style.css");
@@ -70,6 +72,8 @@ impl Page {
         let headers = vec![
             (CONTENT_SECURITY_POLICY, self.policy.clone()),
             (ETAG, self.tag.clone()),
+            // May be kept, but is asked for again each time: another version of the server has another page.
+            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         ];
         Answer { status, content_type: "text/html; charset=utf-8", headers, body }
@@ -78,7 +82,7 @@ impl Page {
 
 /// How a policy names an inline text (CSP Level 3 §2.3.1, hash-source).
 fn source(text: &str) -> String {
-    format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
+    format!("sha256-{}", BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes())))
 }
 
 #[cfg(test)]

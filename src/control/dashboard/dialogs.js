@@ -69,8 +69,11 @@ function askDrain() {
   openDialog("drain-dialog", async () => {
     const within = at("within").value;
     const { clients, closes_over_ms, returns_over_ms } = await tell("/api/drain", within ? { timeout: `${within}s` } : {});
-    notice(`The drain has begun: ${several(clients, "client")}, closed within ${asTime(closes_over_ms / 1000)}, asked to come back `
-      + `within ${asTime(returns_over_ms / 1000)}.`);
+    const [closed, back] = [closes_over_ms, returns_over_ms].map(ms => asTime(Math.ceil(ms / 1000)));
+    notice(`The drain has begun: ${several(clients, "client")}, closed within ${closed}, asked to come back within ${back}.`);
+    // With few clients it may be over before the next beat.
+    state.wasDraining = true;
+    beat();
   });
 }
 

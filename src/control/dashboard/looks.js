@@ -2,22 +2,33 @@
 
 const CHANNELS_SHOWN = 10;
 const CHANNELS_EVERY_MS = 5000;
+// So many times as long as an answer took is nothing asked.
+const CHANNELS_PAUSE = 20;
 const CHANNELS_LOOKED_AT = 1000;
 const PRESENT_SHOWN = 50;
 const CONNECTIONS_SHOWN = 100;
 const HINTS = { connection: "id, as in the welcome", user: "user name", channel: "name; a room as room:name" };
 
-let channelsAskedMs = 0;
+// When the list of channels is asked for again; not while it is being asked for.
+let channelsDueMs = 0;
 // Counts look-ups, so that an answer that comes after a later question is not shown.
 let looks = 0;
 
-// The list of top channels, when it is old enough to be asked for again.
+// Asks for the list of top channels when it is due. A server with so many that it takes long is asked less often.
 async function refreshChannels() {
-  if (Date.now() - channelsAskedMs < CHANNELS_EVERY_MS) return;
-  channelsAskedMs = Date.now();
-  const prefix = at("prefix").value;
-  const { channels, total } = await ask("/api/channels", { prefix, limit: CHANNELS_SHOWN });
-  if (prefix !== at("prefix").value) return;
+  const begun = Date.now();
+  if (begun < channelsDueMs) return;
+  channelsDueMs = Infinity;
+  try {
+    const prefix = at("prefix").value;
+    const answer = await ask("/api/channels", { prefix, limit: CHANNELS_SHOWN });
+    if (prefix === at("prefix").value) showChannels(answer, prefix);
+  } finally {
+    if (channelsDueMs) channelsDueMs = Date.now() + Math.max(CHANNELS_EVERY_MS, CHANNELS_PAUSE * (Date.now() - begun));
+  }
+}
+
+function showChannels({ channels, total }, prefix) {
   const rows = channels.map(({ channel, subscribers, last_id }) =>
     [channel, () => lookButton("channel", channel), asCount(subscribers), asCount(last_id)]);
   fill(at("channels"), rows, prefix ? "None begins so." : "None so far.");
@@ -145,5 +156,5 @@ function setUpLooks() {
   });
   at("look-kind").addEventListener("change", () => { at("look-name").placeholder = HINTS[at("look-kind").value]; });
   at("prefix-form").addEventListener("submit", event => event.preventDefault());
-  at("prefix").addEventListener("input", () => { channelsAskedMs = 0; });
+  at("prefix").addEventListener("input", () => { channelsDueMs = 0; });
 }

@@ -3,6 +3,8 @@
 const MINUTE_MS = 60_000;
 const REASONS_SHOWN = 8;
 const CORES_FEW = 6;
+// With fewer, what the process needs anyway is most of what falls on each.
+const CONNECTIONS_TELLING = 10_000;
 const PARTS = { connections: "connections", memory: "memory", cores: "busiest core" };
 const PATHS = { delivery: "delivery", message: "handling", heartbeat: "heartbeat", turn: "core turn" };
 const STATES = { ready: "Ready", shedding: "Shedding", full: "Full", draining: "Draining" };
@@ -67,9 +69,9 @@ function setState(state, words) {
 function showLoad({ load, load_parts }) {
   const parts = Object.entries(load_parts).sort(([, one], [, other]) => other - one);
   show(at("load"), asPart(load));
-  show(at("load-largest"), parts.length ? `largest: ${PARTS[parts[0][0]] ?? parts[0][0]}` : "");
-  const order = Object.keys(load_parts);
-  gauges(at("load-parts"), order.map(name => [PARTS[name] ?? name, load_parts[name], asPart(load_parts[name])]));
+  show(at("load-largest"), parts.length ? `largest: ${PARTS[parts[0][0]]}` : "");
+  const order = Object.keys(PARTS).filter(name => name in load_parts);
+  gauges(at("load-parts"), order.map(name => [PARTS[name], load_parts[name], asPart(load_parts[name])]));
 }
 
 function showConnections({ connections, rates }) {
@@ -86,14 +88,14 @@ function showConnections({ connections, rates }) {
 }
 
 function showMemory({ memory, connections }) {
-  const each = memory.per_connection_bytes;
-  const eachBudget = memory.per_connection_budget_bytes;
-  show(at("per-connection"), connections.active ? asBytes(each) : UNKNOWN);
-  show(at("per-connection-of"), `a connection, of ${asBytes(eachBudget)}`);
+  const each = memory.per_connection_bytes / memory.per_connection_budget_bytes;
+  const used = memory.used_bytes / memory.budget_bytes;
+  const isTelling = connections.active >= CONNECTIONS_TELLING;
+  show(at("per-connection"), connections.active ? asBytes(memory.per_connection_bytes) : UNKNOWN);
+  show(at("per-connection-of"), `a connection, of ${asBytes(memory.per_connection_budget_bytes)}`);
   gauges(at("memory-gauges"), [
-    // With few connections what the process needs anyway falls on each of them: no warning is due.
-    ["per connection", each / eachBudget, connections.active ? asPart(each / eachBudget) : UNKNOWN, connections.active >= 10_000],
-    ["budget", memory.used_bytes / memory.budget_bytes, asPart(memory.used_bytes / memory.budget_bytes)],
+    ["per connection", isTelling ? each : 0, isTelling ? asPart(each) : "too few to say"],
+    ["budget", used, asPart(used)],
   ]);
   define(at("memory-figures"), [
     ["used of budget", `${asBytes(memory.used_bytes)} of ${asBytes(memory.budget_bytes)}`],
