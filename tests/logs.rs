@@ -121,6 +121,25 @@ fn more_than_a_rate_is_left_out_and_counted() {
     assert!(!stopped.iter().any(|line| line.contains("ws.")), "{stopped:#?}");
 }
 
+#[test]
+fn a_drain_that_the_admin_listener_begins_reports_like_a_signals() {
+    let mut server = Server::start(&["--reconnect-rate", "1/s"]);
+    let _clients: Vec<Client> = (0..4).map(|_| server.open()).collect();
+    let lines = server.lines();
+    let admin = lines.iter().find_map(|line| line.strip_prefix("admin on ")).expect("an admin listener");
+    let body = r#"{"timeout":"4s"}"#;
+    let asked = format!(
+        "POST /api/drain HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = request(admin.parse().unwrap(), asked.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    lines_with(&server, &["stopping; a second signal", "clients=4", "deadline=4s"], 1);
+    lines_with(&server, &["INFO", "stopping open=", "seconds_left="], 1);
+    assert!(server.wait(PATIENCE).success());
+}
+
 /// A server whose standard error is a pipe that nobody reads.
 struct Unheard {
     child: Child,
