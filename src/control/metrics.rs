@@ -7,6 +7,8 @@
 //! connections.
 
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use super::watch::Scrape;

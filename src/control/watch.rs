@@ -6,8 +6,11 @@
 
 mod look;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use super::Operator;
+use crate::ds::Distribution;
 use crate::reactor::Pressure;
 use crate::server::Stopping;
 use crate::sys::process;
@@ -204,7 +207,7 @@ impl Past {
 
     fn add(&mut self, look: Look) {
         let before = self.now();
-        let p99 = |now: &crate::ds::Distribution, before| now.since(before).quantile(0.99);
+        let p99 = |now: &Distribution, before| now.since(before).quantile(0.99);
         let point = Point {
             connections: look.totals.connections_open,
             rates: Rates::between(before, &look),
