@@ -6,6 +6,7 @@ mod common;
 mod access;
 mod api;
 mod http;
+mod metrics;
 
 use common::client::{Client, Response};
 use common::server::Server;

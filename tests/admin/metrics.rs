@@ -195,12 +195,12 @@ fn what_is_refused_is_counted_by_its_status() {
         server.address,
         "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     );
-    assert_eq!(refused.status, 400);
+    assert_eq!(refused.status, 426, "no version is named");
     assert_eq!(ask(server.address, get("/health", "")).status, 200);
     eventually("a handshake refused, a page served", PATIENCE, || {
         let samples = scrape(&server);
         let handshakes =
-            (samples["ws_handshakes_total{status=\"400\"}"], samples["ws_handshakes_total{status=\"101\"}"]);
+            (samples["ws_handshakes_total{status=\"426\"}"], samples["ws_handshakes_total{status=\"101\"}"]);
         (handshakes == (1.0, 0.0) && samples["ws_http_responses_total"] == 2.0).then_some(())
     });
 }
