@@ -40,9 +40,9 @@ fn a_heartbeat_that_is_turned_on_reaches_who_is_idle_and_is_spread() {
 #[test]
 fn a_heartbeat_that_is_turned_off_neither_pings_nor_cuts() {
     let mut rig = Rig::new();
-    let (pinged, idle) = (rig.open(), rig.open());
+    let pinged = rig.open();
     wait_for_ping(&mut rig, pinged);
-    rig.take(idle);
+    let idle = rig.open();
     tune(&mut rig, without_heartbeat());
     assert_eq!(rig.reactor.wheel.next_in_ticks(), None);
     rig.pass_ms(10 * PING_MS);
