@@ -1,6 +1,6 @@
 // Pictures of a dashboard: light and dark, wide and narrow.
 //
-//     CLIENT_MODULES=folder-with-node_modules node pictures.mjs URL DIR
+//     CLIENT_MODULES=folder-with-node_modules node pictures.mjs URL DIR [NAME]
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -14,18 +14,23 @@ const PICTURES = [
 // Long enough for a column to say what has changed lately.
 const LOOK_MS = 12_000;
 
-const [, , url, folder] = process.argv;
+const [, , url, folder, prefix = "dashboard"] = process.argv;
 mkdirSync(folder, { recursive: true });
 const browser = await launch();
 const pages = await Promise.all(PICTURES.map(async ({ name, width, height, colorScheme }) => {
   const page = await browser.newPage({ viewport: { width, height }, colorScheme });
   await page.goto(url);
-  await page.locator("#state[data-state=ready]").waitFor();
+  await page.locator("#active:not(:empty)").waitFor();
   return { name, page };
 }));
 await new Promise(resolve => setTimeout(resolve, LOOK_MS));
 for (const { name, page } of pages) {
+  if (await page.locator("#channels button").count()) {
+    await page.locator("#channels button").first().click();
+    await page.locator("#found h3").first().waitFor();
+    await page.evaluate(() => scrollTo(0, 0));
+  }
   // What is beyond the first screen of a narrow one is seen by scrolling, not in a picture of it.
-  await page.screenshot({ path: join(folder, `dashboard-${name}.png`), fullPage: name !== "narrow" });
+  await page.screenshot({ path: join(folder, `${prefix}-${name}.png`), fullPage: name !== "narrow" });
 }
 await browser.close();
