@@ -11,6 +11,7 @@ use super::socket::{InFlight, Socket};
 use crate::buf::SendQueue;
 use crate::sys::wake::Waker;
 use crate::sys::{Completion, ConnId, Inbound, Io, Outbound, RingError};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,6 +35,11 @@ pub(super) struct Kernel {
     pub now_us: u64,
     /// What the thread has used of its core.
     pub cpu_us: u64,
+    /// What an enter takes besides waiting.
+    pub enter_us: u64,
+    /// What passes with each look at the clock.
+    pub look_us: u64,
+    looked_us: Cell<u64>,
     /// A wait never lasts beyond this.
     pub sleep_until_us: u64,
     /// The timeout of the last turn.
@@ -70,6 +76,9 @@ impl Kernel {
         Kernel {
             now_us: 0,
             cpu_us: 0,
+            enter_us: 0,
+            look_us: 0,
+            looked_us: Cell::new(0),
             sleep_until_us: 0,
             timeout: None,
             idle: false,
@@ -437,6 +446,7 @@ impl Io for Kernel {
             self.execute(peer, operation);
         }
         self.timeout = timeout;
+        self.now_us += self.enter_us;
         if self.ready.is_empty() {
             let wait_us = timeout.map_or(u64::MAX, |timeout| timeout.as_micros() as u64);
             self.now_us = self.now_us.saturating_add(wait_us).min(self.sleep_until_us.max(self.now_us));
@@ -450,7 +460,9 @@ impl Io for Kernel {
     }
 
     fn now_us(&self) -> u64 {
-        self.now_us
+        let looked_us = self.looked_us.get();
+        self.looked_us.set(looked_us + self.look_us);
+        self.now_us + looked_us
     }
 
     fn cpu_us(&self) -> u64 {

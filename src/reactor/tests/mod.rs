@@ -7,9 +7,12 @@
 mod accept;
 mod any;
 mod close;
+mod counts;
 mod drain;
 mod hold;
+mod journal;
 mod kernel;
+mod look;
 mod mesh;
 mod peer;
 mod pressure;
@@ -98,6 +101,7 @@ struct App {
     clients: Vec<SocketAddr>,
     ticks_ms: Vec<u64>,
     mail_from: Vec<Origin>,
+    names_asked: u32,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
     on_open: fn(ConnId, &mut Outbox<Order>),
     on_drain: fn(ConnId, &mut Outbox<Order>),
@@ -157,6 +161,12 @@ impl Handler for App {
         assert!(self.open.contains(&conn), "{conn:?} is told of the drain and is not open");
         self.told.push(Told::Drain(conn, reconnect_delay_ms));
         (self.on_drain)(conn, out);
+    }
+
+    fn user(&mut self, conn: ConnId) -> Option<String> {
+        assert!(self.open.contains(&conn), "the user of {conn:?}, which is not open");
+        self.names_asked += 1;
+        Some(format!("user {}", conn.slot))
     }
 
     fn on_tick(&mut self, now_ms: u64, _: &mut Outbox<Order>) {
@@ -221,6 +231,7 @@ impl Rig {
             clients: Vec::new(),
             ticks_ms: Vec::new(),
             mail_from: Vec::new(),
+            names_asked: 0,
             on_message: |_, message, out| out.reply(message),
             on_open: |_, _| {},
             on_drain: |_, _| {},
