@@ -191,8 +191,16 @@ fn a_pong_that_answers_no_ping_of_ours_is_not_believed() {
     let mut rig = Rig::new();
     let peer = rig.open();
     let stamp = |us: u64| frame(Opcode::Pong, &(us as u32).to_be_bytes());
+    // It has answered its last ping otherwise, and the next is not due: no time it could name is that of a ping.
+    wait_for_ping(&mut rig, peer);
+    rig.arrive(peer, &text("here"));
+    rig.take(peer);
+    rig.pass_ms(PING_MS - 5_000);
     let now_us = rig.kernel().now_us;
-    rig.arrive(peer, &stamp(now_us)); // it was not pinged
+    for tick in 0..2 * PING_MS / TICK_MS {
+        rig.arrive(peer, &stamp(now_us.wrapping_sub(tick * TICK_MS * 1000)));
+    }
+    assert_eq!(rig.counters().heartbeat_us.get().count(), 0);
     let forgeries = |pinged: [u8; 4]| {
         let pinged_us = u64::from(u32::from_be_bytes(pinged));
         let tick_us = TICK_MS * 1000;
@@ -211,13 +219,25 @@ fn a_pong_that_answers_no_ping_of_ours_is_not_believed() {
         rig.arrive(peer, &forgeries(pinged.try_into().unwrap())[at]);
         assert_eq!(rig.counters().heartbeat_us.get().count(), 0, "forgery {at}");
     }
-    // Another connection's stamp is not its own.
-    let other = rig.open();
-    let pinged = wait_for_ping(&mut rig, other);
+    let pinged = wait_for_ping(&mut rig, peer);
     rig.arrive(peer, &frame(Opcode::Pong, &pinged));
+    assert_eq!(rig.counters().heartbeat_us.get().count(), 1, "but this one is");
+    rig.finish();
+}
+
+#[test]
+fn a_pong_that_is_read_while_another_connection_answers_is_not_its_answer() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let pinged = wait_for_ping(&mut rig, peer);
+    let waiting = rig.request("/later");
+    rig.arrive(waiting, &frame(Opcode::Pong, &pinged));
+    assert_eq!(rig.id(waiting), ConnId { slot: 1, generation: 0 });
+    rig.reactor.handler.on_message =
+        |_, _, out| out.decide(ConnId { slot: 1, generation: 0 }, Decision::ACCEPT);
+    rig.arrive(peer, &text("here"));
+    assert_eq!(rig.counters().connections_open.get(), 2);
     assert_eq!(rig.counters().heartbeat_us.get().count(), 0);
-    rig.arrive(other, &frame(Opcode::Pong, &pinged));
-    assert_eq!(rig.counters().heartbeat_us.get().count(), 1);
     rig.finish();
 }
 

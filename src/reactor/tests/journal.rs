@@ -185,6 +185,7 @@ fn a_handler_may_tell_of_a_slow_consumer_while_it_is_open() {
     let (mut rig, events) = Rig::keeping(None, 10);
     let peer = rig.open();
     let (id, who) = (rig.id(peer), rig.who(peer));
+    rig.reactor.handler.on_close = |conn, out| out.report_slow(conn, "dropped", 79); // it is no longer open
     rig.tell(move |out| {
         out.report_slow(id, "dropped", 77);
         out.end(id, CloseReason::SlowConsumer);
