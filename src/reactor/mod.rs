@@ -310,7 +310,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// How long the next enter may wait; `None`: not at all. Mail that came before the core parked is seen here; later mail
     /// rings.
     fn wait_at_most(&mut self, sends: bool) -> Option<Wait> {
-        if self.work == Work::Now || self.incoming.has_mail() || self.drain_has_steps() || self.tuning.is_some() {
+        if self.work == Work::Now
+            || self.incoming.has_mail()
+            || self.drain_has_steps()
+            || self.tuning.is_some()
+        {
             return None;
         }
         if !self.readable.is_empty() {
