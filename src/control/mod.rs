@@ -9,6 +9,7 @@
 mod access;
 mod answers;
 mod api;
+mod gate;
 mod http;
 mod metrics;
 mod openapi;

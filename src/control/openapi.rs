@@ -4,7 +4,7 @@ use super::access::OPEN_PATHS;
 use super::api::arguments::{Need, Parameter};
 use super::api::fault::Code;
 use super::api::shape::ERROR;
-use super::routes::{ENDPOINTS, Endpoint, Gives};
+use super::routes::{Asks, ENDPOINTS, Endpoint, Gives};
 use ::http::Method;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -17,6 +17,9 @@ const WITH_PARAMETERS: &[Code] = &[Code::BadRequest];
 
 /// And one with a body.
 const WITH_BODY: &[Code] = &[Code::BadRequest, Code::TooLarge, Code::UnsupportedMediaType];
+
+/// And one that asks cores.
+const WITH_CORES: &[Code] = &[Code::Stopped, Code::Timeout];
 
 /// The whole description, of a server with or without a key.
 pub(super) fn document(has_key: bool) -> Value {
@@ -83,8 +86,9 @@ fn responses(endpoint: &Endpoint) -> Value {
         (false, true) => &[],
         (false, false) => WITH_PARAMETERS,
     };
+    let of_cores = if endpoint.asks == Asks::Nobody { &[] } else { WITH_CORES };
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-    for code in ANY.iter().chain(common).chain(endpoint.fails) {
+    for code in ANY.iter().chain(common).chain(of_cores).chain(endpoint.fails) {
         let codes = by_status.entry(code.status().as_u16()).or_default();
         if !codes.contains(code) {
             codes.push(*code);

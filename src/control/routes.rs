@@ -3,16 +3,18 @@
 
 use super::Operator;
 use super::access::Access;
-use super::answers::Answers;
+use super::answers::{Answers, Late, deadline};
 use super::api::arguments::{Arguments, Kind, Need, OFFSET, Parameter};
 use super::api::fault::{Code, Fault};
 use super::api::shape::Shape;
 use super::api::{channels, connections, figures, process};
+use super::gate::Gate;
 use super::http::{Answer, Request, Service};
 use super::page::Page;
 use super::watch::Watch;
 use ::http::header::{ALLOW, HeaderValue};
 use ::http::{Method, StatusCode};
+use monoio::time::timeout_at;
 use std::future::ready;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,9 +27,20 @@ pub(super) struct Endpoint {
     pub about: &'static str,
     pub takes: &'static [Parameter],
     pub gives: Gives,
-    /// Besides what any request may fail with.
+    pub asks: Asks,
+    /// Besides what any request may fail with, and any that asks cores.
     pub fails: &'static [Code],
     pub run: Run,
+}
+
+/// Who is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    Nobody,
+    /// Cores, which have the answer at hand.
+    Cores,
+    /// All cores, for all their topics.
+    EveryTopic,
 }
 
 /// What is answered where all is well.
@@ -70,8 +83,11 @@ const CONNECTION: Parameter = parameter(
     "The connection, by the id its `welcome` told.",
 );
 
-/// What an endpoint that asks cores may fail with.
-const ASKS: &[Code] = &[Code::Stopped, Code::Timeout];
+/// Requests that ask cores at a time: enough to keep cores busy, too few to keep one from its clients.
+const ASKING_AT_ONCE: usize = 8;
+
+/// Requests that ask for all topics at a time; others must not wait for them.
+const LISTING_AT_ONCE: usize = 1;
 
 /// Everything that is served.
 pub(super) static ENDPOINTS: &[Endpoint] = &[
@@ -81,6 +97,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Whether the control plane answers.",
         takes: &[],
         gives: Gives::Text("text/plain"),
+        asks: Asks::Nobody,
         fails: &[],
         run: |_, _, _| Box::pin(ready(Ok(Answer::text(StatusCode::OK, "ok\n")))),
     },
@@ -90,6 +107,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "The dashboard.",
         takes: &[],
         gives: Gives::Text("text/html"),
+        asks: Asks::Nobody,
         fails: &[],
         run: |routes, request, _| Box::pin(ready(Ok(routes.page.answer(&request)))),
     },
@@ -99,6 +117,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "The metrics, for Prometheus; as OpenMetrics where that is accepted.",
         takes: &[],
         gives: Gives::Text("text/plain"),
+        asks: Asks::Nobody,
         fails: &[],
         run: |routes, request, _| Box::pin(ready(Ok(figures::metrics(routes, &request)))),
     },
@@ -108,6 +127,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "The state of the server and its figures, at most a second old.",
         takes: &[],
         gives: Gives::Json(figures::INFO),
+        asks: Asks::Nobody,
         fails: &[],
         run: run!(figures::info),
     },
@@ -122,6 +142,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             "How many; all that are kept, 300, unless told.",
         )],
         gives: Gives::Json(figures::SERIES),
+        asks: Asks::Nobody,
         fails: &[],
         run: run!(figures::series),
     },
@@ -131,6 +152,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "This API, described for programs.",
         takes: &[],
         gives: Gives::Json(Shape::Map(&Shape::Any)),
+        asks: Asks::Nobody,
         fails: &[],
         run: run!(process::openapi),
     },
@@ -140,7 +162,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Publishes to a channel or a room. The answer has the message's id, given by the channel's home core.",
         takes: &[CHANNEL, ROOM, DATA],
         gives: Gives::Json(channels::PUBLISHED),
-        fails: &[Code::TooLarge, Code::TryAgain, Code::Stopped, Code::Timeout],
+        asks: Asks::Cores,
+        fails: &[Code::TooLarge, Code::TryAgain],
         run: run!(channels::publish),
     },
     Endpoint {
@@ -153,7 +176,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             DATA,
         ],
         gives: Gives::Json(channels::BROADCAST),
-        fails: &[Code::TooLarge, Code::Stopped],
+        asks: Asks::Cores,
+        fails: &[Code::TooLarge],
         run: run!(channels::broadcast),
     },
     Endpoint {
@@ -162,7 +186,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Sends a direct message to every connection of a user; the answer is their number.",
         takes: &[parameter("userId", Kind::Name, Need::Required, "The user."), DATA],
         gives: Gives::Json(connections::REACHED),
-        fails: &[Code::TooLarge, Code::TryAgain, Code::Stopped, Code::Timeout],
+        asks: Asks::Cores,
+        fails: &[Code::TooLarge, Code::TryAgain],
         run: run!(connections::send),
     },
     Endpoint {
@@ -176,7 +201,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             parameter("reason", Kind::Reason, Need::Optional, "The close reason, up to 123 bytes."),
         ],
         gives: Gives::Json(connections::REACHED),
-        fails: &[Code::NotFound, Code::Stopped, Code::Timeout],
+        asks: Asks::Cores,
+        fails: &[Code::NotFound],
         run: run!(connections::disconnect),
     },
     Endpoint {
@@ -190,7 +216,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             parameter("after", Kind::Prefix, Need::Optional, "Only users whose names come after this one."),
         ],
         gives: Gives::Json(channels::PRESENCE),
-        fails: ASKS,
+        asks: Asks::Cores,
+        fails: &[],
         run: run!(channels::presence),
     },
     Endpoint {
@@ -204,7 +231,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             parameter("since", OFFSET, Need::Optional, "Only messages with larger ids."),
         ],
         gives: Gives::Json(channels::HISTORY),
-        fails: ASKS,
+        asks: Asks::Cores,
+        fails: &[],
         run: run!(channels::history),
     },
     Endpoint {
@@ -213,7 +241,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Channels and rooms, the most subscribed first. A room is named `room:NAME`.",
         takes: &[parameter("prefix", Kind::Prefix, Need::Optional, "Only names that begin so."), LIMIT],
         gives: Gives::Json(channels::CHANNELS),
-        fails: ASKS,
+        asks: Asks::EveryTopic,
+        fails: &[],
         run: run!(channels::channels),
     },
     Endpoint {
@@ -222,7 +251,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "The connections of a user, or one connection.",
         takes: &[USER, CONNECTION, LIMIT],
         gives: Gives::Json(connections::CONNECTIONS),
-        fails: &[Code::NotFound, Code::Stopped, Code::Timeout],
+        asks: Asks::Cores,
+        fails: &[Code::NotFound],
         run: run!(connections::connections),
     },
     Endpoint {
@@ -231,6 +261,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Reads the configuration again. What can change while the server runs does; what cannot is named.",
         takes: &[],
         gives: Gives::Json(process::RELOADED),
+        asks: Asks::Nobody,
         fails: &[Code::BadConfig],
         run: run!(process::reload),
     },
@@ -245,6 +276,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             "What is left after it is cut; `drain_timeout` unless told.",
         )],
         gives: Gives::Json(process::DRAIN),
+        asks: Asks::Nobody,
         fails: &[],
         run: run!(process::drain),
     },
@@ -257,12 +289,22 @@ pub(super) struct Routes {
     pub answers: Answers,
     pub access: Access,
     pub page: Page,
+    asking: Gate,
+    listing: Gate,
 }
 
 impl Routes {
     pub fn new(operator: Rc<Operator>, watch: Rc<Watch>, answers: Answers) -> Routes {
         let access = Access::new(operator.settings.key.clone());
-        Routes { operator, watch, answers, access, page: Page::new() }
+        Routes {
+            operator,
+            watch,
+            answers,
+            access,
+            page: Page::new(),
+            asking: Gate::new(ASKING_AT_ONCE),
+            listing: Gate::new(LISTING_AT_ONCE),
+        }
     }
 }
 
@@ -285,10 +327,23 @@ impl Service for Routes {
             Ok(endpoint) => endpoint,
             Err(answer) => return answer,
         };
-        match Arguments::read(endpoint.takes, &request) {
-            Ok(arguments) => (endpoint.run)(self, request, arguments).await.unwrap_or_else(Answer::from),
-            Err(fault) => fault.into(),
-        }
+        self.run(endpoint, request).await.unwrap_or_else(Answer::from)
+    }
+}
+
+impl Routes {
+    async fn run(&self, endpoint: &Endpoint, request: Request) -> Result<Answer, Fault> {
+        let arguments = Arguments::read(endpoint.takes, &request)?;
+        let gate = match endpoint.asks {
+            Asks::Nobody => None,
+            Asks::Cores => Some(&self.asking),
+            Asks::EveryTopic => Some(&self.listing),
+        };
+        let _place = match gate {
+            Some(gate) => Some(timeout_at(deadline(), gate.enter()).await.map_err(|_| Late)?),
+            None => None,
+        };
+        (endpoint.run)(self, request, arguments).await
     }
 }
 

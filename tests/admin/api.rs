@@ -473,16 +473,22 @@ fn each_path_says_which_methods_it_takes() {
     let api = Api::start(1, &[]);
     let document = api.get("/api/openapi.json");
     let paths = document["paths"].as_object().expect("paths");
+    let page = std::fs::read_to_string("docs/admin.md").expect("a page about it");
     assert!(paths.len() > 12, "{paths:?}");
     for (path, operations) in paths {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"] {
             if operations.get(method.to_ascii_lowercase()).is_some() {
+                assert!(
+                    page.contains(&format!("{method} {path}\n"))
+                        || page.contains(&format!("`{method} {path}`"))
+                );
                 continue;
             }
             let request = get(path, "").replacen("GET", method, 1);
             let answer = ask(api.address, request);
             assert_error(&answer, 405, "method_not_allowed");
-            let allowed = if operations.get("get").is_some() { "GET, HEAD" } else { "POST" };
+            let allowed =
+                if operations.get("get").is_some() { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
             assert_eq!(answer.header("Allow"), Some(allowed), "{method} {path}");
         }
         api.refuses(&get(&format!("{path}/nowhere"), ""), 404, "not_found", "");

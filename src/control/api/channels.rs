@@ -9,7 +9,6 @@ use crate::control::routes::Routes;
 use crate::hub::TopicFacts;
 use ::http::StatusCode;
 use serde_json::{Value, json};
-use std::cmp::Reverse;
 
 /// Entries of a list where no limit is given.
 const LIMIT: u64 = 100;
@@ -128,8 +127,7 @@ pub async fn channels(routes: &Routes, arguments: Arguments) -> Result<Answer, F
             further.extend(page.next.map(|from| (core, from)));
         }
         most.sort_unstable_by(|one, other| {
-            let order = |topic: &TopicFacts| (Reverse(topic.subscribers), topic.name.clone());
-            order(one).cmp(&order(other))
+            other.subscribers.cmp(&one.subscribers).then_with(|| one.name.cmp(&other.name))
         });
         most.truncate(limit);
         places = further;
