@@ -1,9 +1,9 @@
 //! What was seen, as `/api/info` and `/api/series` tell it.
 
-use super::{Load, POINTS_MAX, Point, STEP, State, Watch};
+use super::{CoreLook, Load, Look, POINTS_MAX, Point, Rates, STEP, State, Watch};
 use crate::budget::RSS_PER_CONNECTION_MAX;
 use crate::ds::Distribution;
-use crate::hub::Limit;
+use crate::hub::{Figures, Limit};
 use crate::proto::close::CloseReason;
 use crate::proto::command::ErrorCode;
 use crate::reactor::Pressure;
@@ -15,23 +15,11 @@ impl Watch {
     /// The body of `GET /api/info`: the server at the last look, at most a second ago.
     pub fn info(&self) -> Value {
         let past = self.past.borrow();
-        let (look, oldest, rates) = (past.now(), past.oldest(), past.rates());
+        let (look, oldest) = (past.now(), past.oldest());
+        let (totals, figures) = (&look.totals, &look.figures);
         let settings = &self.operator.settings;
         let stopping = self.operator.handle.stopping();
         let load = Load::of(look, settings.max_connections);
-        let (totals, figures) = (&look.totals, &look.figures);
-        let cores: Vec<Value> = look
-            .cores
-            .iter()
-            .enumerate()
-            .map(|(index, core)| {
-                let turn_us = oldest.cores.get(index).map(|before| core.turn_us.since(&before.turn_us));
-                json!({
-                    "core": index, "busy": core.busy(), "connections": core.connections,
-                    "turn_p99_us": turn_us.map_or(0, |spread| spread.quantile(0.99)),
-                })
-            })
-            .collect();
         json!({
             "server_id": settings.server_id,
             "version": env!("CARGO_PKG_VERSION"),
@@ -39,7 +27,7 @@ impl Watch {
             "now_ms": now_ms(),
             "state": State::of(look, settings.max_connections, stopping.as_ref()).name(),
             "listen": self.operator.handle.local_address().to_string(),
-            "cores": cores.len(),
+            "cores": look.cores.len(),
             "connections": {
                 "active": totals.connections_open, "max": settings.max_connections, "total": totals.upgraded,
                 "reconnections": figures.reconnections,
@@ -48,18 +36,8 @@ impl Watch {
             "load_parts": {
                 "connections": rounded(load.connections), "memory": rounded(load.memory), "cores": rounded(load.cores),
             },
-            "memory": {
-                "rss_bytes": look.rss_bytes,
-                "per_connection_bytes": look.per_connection_bytes().round() as u64,
-                "per_connection_budget_bytes": RSS_PER_CONNECTION_MAX,
-                "used_bytes": look.memory.used_bytes, "budget_bytes": look.memory.budget_bytes,
-                "pressure": pressure(look.memory.pressure),
-            },
-            "rates": {
-                "messages_in": rounded(rates.messages_in), "messages_out": rounded(rates.messages_out),
-                "bytes_in": rounded(rates.bytes_in), "bytes_out": rounded(rates.bytes_out),
-                "connects": rounded(rates.connects), "disconnects": rounded(rates.disconnects),
-            },
+            "memory": memory(look),
+            "rates": rates(past.rates()),
             "totals": {
                 "messages_in": totals.messages_received, "messages_out": totals.messages_sent,
                 "bytes_in": totals.bytes_received, "bytes_out": totals.bytes_sent,
@@ -70,21 +48,16 @@ impl Watch {
                 "heartbeat": latency(&totals.heartbeat_us, &oldest.totals.heartbeat_us),
                 "turn": latency(&totals.turn_us, &oldest.totals.turn_us),
             },
-            "core": cores,
+            "core": cores(look, oldest),
             "disconnects": counts(CloseReason::ALL.map(CloseReason::name), totals.disconnected),
-            "slow": {
-                "dropped": figures.dropped, "gaps": figures.gaps, "disconnected": figures.slow_disconnected,
-                "owed_bytes": figures.owed_bytes, "owed_budget_bytes": self.operator.slow_budget_bytes(),
-            },
+            "slow": slow(figures, self.operator.slow_budget_bytes()),
             "rate_limited": counts(Limit::ALL.map(Limit::name), figures.refusals),
             "errors": counts(ErrorCode::ALL.map(ErrorCode::name), figures.errors),
-            "hub": {
-                "sessions": figures.sessions, "users": figures.users, "topics": figures.topics,
-                "subscriptions": figures.subscriptions, "history_bytes": figures.history_bytes,
-                "deliveries": figures.deliveries,
-            },
+            "hub": hub(figures),
             "drain": stopping.map(|stopping| drain(&stopping, totals.drain_told, totals.connections_open)),
-            "logs": {"dropped": totals.events_dropped + self.operator.log.dropped(), "suppressed": totals.events_suppressed},
+            "logs": {
+                "dropped": totals.events_dropped + self.operator.log.dropped(), "suppressed": totals.events_suppressed,
+            },
         })
     }
 
@@ -113,6 +86,63 @@ impl Watch {
             },
         })
     }
+}
+
+fn memory(look: &Look) -> Value {
+    json!({
+        "rss_bytes": look.rss_bytes,
+        "per_connection_bytes": look.per_connection_bytes().round() as u64,
+        "per_connection_budget_bytes": RSS_PER_CONNECTION_MAX,
+        "used_bytes": look.memory.used_bytes,
+        "budget_bytes": look.memory.budget_bytes,
+        "pressure": pressure(look.memory.pressure),
+    })
+}
+
+fn rates(rates: Rates) -> Value {
+    json!({
+        "messages_in": rounded(rates.messages_in),
+        "messages_out": rounded(rates.messages_out),
+        "bytes_in": rounded(rates.bytes_in),
+        "bytes_out": rounded(rates.bytes_out),
+        "connects": rounded(rates.connects),
+        "disconnects": rounded(rates.disconnects),
+    })
+}
+
+/// Of each core by itself.
+fn cores(look: &Look, oldest: &Look) -> Vec<Value> {
+    let pairs = look.cores.iter().zip(&oldest.cores).enumerate();
+    let core = |(index, (now, before)): (usize, (&CoreLook, &CoreLook))| {
+        json!({
+            "core": index,
+            "busy": now.busy(),
+            "connections": now.connections,
+            "turn_p99_us": now.turn_us.since(&before.turn_us).quantile(0.99),
+        })
+    };
+    pairs.map(core).collect()
+}
+
+fn slow(figures: &Figures, budget_bytes: u64) -> Value {
+    json!({
+        "dropped": figures.dropped,
+        "gaps": figures.gaps,
+        "disconnected": figures.slow_disconnected,
+        "owed_bytes": figures.owed_bytes,
+        "owed_budget_bytes": budget_bytes,
+    })
+}
+
+fn hub(figures: &Figures) -> Value {
+    json!({
+        "sessions": figures.sessions,
+        "users": figures.users,
+        "topics": figures.topics,
+        "subscriptions": figures.subscriptions,
+        "history_bytes": figures.history_bytes,
+        "deliveries": figures.deliveries,
+    })
 }
 
 fn latency(now: &Distribution, before: &Distribution) -> Value {
