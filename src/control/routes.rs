@@ -309,6 +309,10 @@ impl Routes {
 }
 
 impl Service for Routes {
+    fn leaves(&self) -> bool {
+        self.operator.handle.stopping().is_some_and(|stopping| stopping.is_handed_over)
+    }
+
     async fn admit(&self, head: &Request) -> Result<(), Answer> {
         self.access.admit(head).await.map_err(|refusal| match find(&head.method, &head.path) {
             // A form is no way to POST; where nobody may, that is what is wrong.

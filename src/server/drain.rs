@@ -35,12 +35,18 @@ pub struct Stopping {
     pub clients: u64,
     /// What is left then is cut.
     pub deadline: Instant,
+    /// Another process serves the address and takes the newcomers.
+    pub is_handed_over: bool,
 }
 
 impl Stopping {
     /// After it was told once more: the time only gets shorter.
     pub(super) fn shortened(self, again: Stopping) -> Stopping {
-        Stopping { clients: self.clients, deadline: self.deadline.min(again.deadline) }
+        Stopping {
+            clients: self.clients,
+            deadline: self.deadline.min(again.deadline),
+            is_handed_over: self.is_handed_over || again.is_handed_over,
+        }
     }
 }
 
@@ -148,7 +154,11 @@ mod tests {
     #[test]
     fn told_again_it_stops_no_later_and_remembers_whom_it_had() {
         let now = Instant::now();
-        let told = |clients, seconds| Stopping { clients, deadline: now + Duration::from_secs(seconds) };
+        let told = |clients, seconds| Stopping {
+            clients,
+            deadline: now + Duration::from_secs(seconds),
+            is_handed_over: false,
+        };
         assert_eq!(told(900, 30).shortened(told(500, 10)), told(900, 10));
         assert_eq!(told(900, 10).shortened(told(500, 30)), told(900, 10));
     }

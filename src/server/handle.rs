@@ -101,7 +101,7 @@ impl<M> Handle<M> {
         let drain = Drain::new(clients, reconnect_rate, timeout, self.shared.place.has_successor());
         // Some way off at most, for the sum to be a time at all.
         let deadline = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
-        let now = Stopping { clients, deadline };
+        let now = Stopping { clients, deadline, is_handed_over: drain.is_handed_over };
         let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         *stopping = Some(stopping.map_or(now, |before| before.shortened(now)));
         drop(stopping);

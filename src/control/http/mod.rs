@@ -31,6 +31,7 @@ use ::http::header::{AsHeaderName, HeaderName, HeaderValue};
 use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use monoio::net::TcpListener;
+use monoio::time::timeout;
 use seats::{Guarded, Seats};
 use std::cell::Cell;
 use std::fmt;
@@ -121,6 +122,11 @@ pub(super) trait Service: 'static {
     }
 
     async fn answer(&self, request: Request) -> Answer;
+
+    /// Whether newcomers are another process's from now on, that listens on the same address.
+    fn leaves(&self) -> bool {
+        false
+    }
 }
 
 /// How much of what anybody gets.
@@ -165,7 +171,10 @@ impl Limits {
 /// When accepting fails, most likely for want of descriptors, it is tried again so much later.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Serves for ever.
+/// Between two looks at whether to leave.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Serves until the service leaves, then those who are connected.
 pub(super) async fn serve<S: Service>(
     listener: std::net::TcpListener,
     service: Rc<S>,
@@ -174,8 +183,9 @@ pub(super) async fn serve<S: Service>(
     let listener = TcpListener::from_std(listener)?;
     let (seats, ids) = (Rc::new(Seats::new(limits)), Rc::new(Ids::new()));
     let mut is_failing = false;
-    loop {
-        let (stream, peer) = match listener.accept().await {
+    while !service.leaves() {
+        let Ok(accepted) = timeout(LOOK_EVERY, listener.accept()).await else { continue };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
@@ -198,6 +208,9 @@ pub(super) async fn serve<S: Service>(
         }
         breathe().await;
     }
+    // Whoever waits here is moved over by the kernel: without net.ipv4.tcp_migrate_req nobody leaves.
+    drop(listener);
+    std::future::pending().await
 }
 
 /// Lets all other tasks have a turn: who always finds the next thing ready would never end one.

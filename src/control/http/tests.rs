@@ -3,6 +3,7 @@
 use super::{Answer, Limits, Request, Service, breathe, serve};
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::future::pending;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,9 +23,14 @@ const LARGE_BYTES: usize = 32 << 20;
 struct Unruly {
     /// Requests that wait for an answer that does not come.
     waiting: Arc<AtomicUsize>,
+    leaving: Cell<bool>,
 }
 
 impl Service for Unruly {
+    fn leaves(&self) -> bool {
+        self.leaving.get()
+    }
+
     async fn admit(&self, head: &Request) -> Result<(), Answer> {
         assert!(head.body.is_empty());
         match &*head.path {
@@ -44,6 +50,10 @@ impl Service for Unruly {
                 self.waiting.fetch_add(1, Relaxed);
                 pending().await
             }
+            "/leave" => {
+                self.leaving.set(true);
+                Answer::text(StatusCode::OK, "on its way out")
+            }
             "/large" => Answer::text(StatusCode::OK, vec![b'l'; LARGE_BYTES]),
             "/nothing" => Answer::text(StatusCode::NO_CONTENT, Bytes::new()),
             _ if request.method == Method::POST => Answer::text(StatusCode::OK, request.body),
@@ -54,7 +64,7 @@ impl Service for Unruly {
 
 /// Where it listens, until the tests end.
 fn served(limits: Limits) -> SocketAddr {
-    served_by(Unruly { waiting: Arc::default() }, limits)
+    served_by(Unruly { waiting: Arc::default(), leaving: Cell::default() }, limits)
 }
 
 fn served_by(service: Unruly, limits: Limits) -> SocketAddr {
@@ -120,6 +130,19 @@ impl Client {
 
 fn posted(body: &str) -> String {
     format!("POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn who_leaves_takes_nobody_new_and_goes_on_with_those_it_has() {
+    let address = served(Limits::DEFAULT);
+    let mut kept = Client::connect(address);
+    assert_eq!(kept.get("/leave").0, 200);
+    let asked = Instant::now();
+    while TcpStream::connect(address).is_ok() {
+        assert!(asked.elapsed() < PATIENCE, "it goes on accepting");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(kept.get("/still"), (200, "/still []".to_owned()));
 }
 
 #[test]
@@ -198,7 +221,7 @@ fn a_full_house_evicts_who_is_silent_longest() {
 fn who_waits_for_an_answer_is_not_evicted_and_a_newcomer_is_told() {
     let served = Arc::<AtomicUsize>::default();
     let limits = Limits { connections: 2, answer: Duration::from_secs(2), ..Limits::DEFAULT };
-    let address = served_by(Unruly { waiting: Arc::clone(&served) }, limits);
+    let address = served_by(Unruly { waiting: Arc::clone(&served), leaving: Cell::default() }, limits);
     let mut waiting: Vec<Client> = (0..2).map(|_| Client::connect(address)).collect();
     for client in &mut waiting {
         client.send("GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n");
