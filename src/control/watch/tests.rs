@@ -71,7 +71,7 @@ fn load_is_the_largest_part_and_never_more_than_one() {
 fn the_state_is_the_worst_that_holds() {
     let core = Counters::default();
     core.connections_open.set(10);
-    let stopping = Stopping { clients: 10, deadline: Instant::now() };
+    let stopping = Stopping { clients: 10, deadline: Instant::now(), is_handed_over: false };
     for (pressure, max_connections, stopping, expected) in [
         (Pressure::Calm, 11, None, State::Ready),
         (Pressure::Calm, 10, None, State::Full),
