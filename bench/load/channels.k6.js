@@ -38,7 +38,8 @@ export const options = {
   thresholds: {
     megasock_errors: ["count==0"],
     megasock_sessions_well_ended: ["rate>0.999"],
-    megasock_message_ms: ["p(99)<100"],
+    // And for a machine that does nothing else a bound on the way of a message:
+    // megasock_message_ms: ["p(99)<100"],
   },
 };
 

@@ -239,7 +239,62 @@ async function returnsByReload(kind, proxy, [a]) {
   });
 }
 
-// HAProxy alone looks by itself, and so finds a server that is there and silent.
+const SILENCE_S = 3;
+
+// How long a tunnel may be silent, put in shorter: pings keep it, and a server that hangs does not.
+async function boundsSilence(kind) {
+  await withServers([...kind.trusted, "--ping-interval", "1s", "--pong-timeout", "1s"], servers =>
+    withProxy(kind, servers, kind.silence(SILENCE_S), async proxy => {
+      const [a] = servers;
+      const held = await Promise.all(Array.from({ length: 8 }, () => knock(proxy.url, { stay: true })));
+      allWelcomed(held);
+      const isOpen = ({ socket }) => socket.readyState === socket.OPEN;
+      await check(kind, "clients that only listen stay: the server's pings pass through", async () => {
+        const began = performance.now();
+        for (const each of held) {
+          each.pings = 0;
+          each.socket.on("ping", () => each.pings++);
+        }
+        await eventually("pings", () => held.every(({ pings }) => pings > 2 * SILENCE_S) || !held.every(isOpen));
+        assert.ok(held.every(isOpen), "none was cut");
+        return `${seconds(performance.now() - began)}, where ${SILENCE_S} s of silence are allowed`;
+      });
+      await check(kind, "tunnels to a server that hangs (SIGSTOP) are cut, and no others", async () => {
+        const [lost, kept] = [held.filter(({ serverId }) => serverId === a.id), held.filter(({ serverId }) => serverId !== a.id)];
+        assert.ok(lost.length > 0 && kept.length > 0, `${lost.length} on a, ${kept.length} elsewhere`);
+        const hungAt = performance.now();
+        a.signal("SIGSTOP");
+        await eventually("they are cut", () => !lost.some(isOpen));
+        const cutMs = performance.now() - hungAt;
+        assert.ok(kept.every(isOpen), "the others stay");
+        a.signal("SIGCONT");
+        return `${lost.length} of ${held.length} after ${seconds(cutMs)}`;
+      });
+      held.forEach(({ socket }) => socket.terminate());
+      if (kind === Nginx) await findsHungSlowly(kind, proxy, servers);
+    }));
+}
+
+// nginx knows a server that hangs by handshakes that waited for as long as a tunnel may be silent.
+async function findsHungSlowly(kind, proxy, [a, b]) {
+  await check(kind, "a server that hangs is taken out when handshakes have waited so long, and these go on to the other", async () => {
+    proxy.forget();
+    const hungAt = performance.now();
+    a.signal("SIGSTOP");
+    const knocks = Array.from({ length: 8 }, () => knocking(proxy.url));
+    await eventually("it is out", () => proxy.isOut(a));
+    const outMs = performance.now() - hungAt;
+    const outcomes = (await Promise.all(knocks.map(each => each.stop()))).flat();
+    a.signal("SIGCONT");
+    allWelcomed(outcomes);
+    assert.ok(outcomes.every(({ serverId }) => serverId === b.id));
+    assert.ok(outMs > SILENCE_S * 1000 - 100, `out after ${seconds(outMs)}: nginx looks by itself now, and its file need not say otherwise`);
+    const waited = outcomes.filter(({ tookMs }) => tookMs > SILENCE_S * 1000 - 100).length;
+    return `out after ${seconds(outMs)}; ${waited} of ${outcomes.length} handshakes waited, all welcomed, the slowest in ${seconds(slowestMs(outcomes))}`;
+  });
+}
+
+// HAProxy alone looks by itself, and so finds a server that is there and silent within seconds.
 async function findsHung(kind, proxy, [a, b]) {
   await check(kind, "a server that hangs (SIGSTOP) is taken out, and handshakes that were sent to it go on to the other", async () => {
     await eventually("it is known to be up", () => proxy.isSettled(a));
@@ -353,6 +408,7 @@ try {
       const own = kind === Nginx ? returnsByReload : findsHung;
       await withProxy(kind, servers, [], proxy => own(kind, proxy, servers));
     });
+    await boundsSilence(kind);
     await seesAddresses(kind, [], kind.trusted, kind === Haproxy ? "from PROXY" : "from X-Forwarded-For");
     if (kind === Haproxy) await seesAddresses(kind, kind.byHeader, Nginx.trusted, "from X-Forwarded-For");
   }

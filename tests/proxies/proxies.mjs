@@ -34,7 +34,8 @@ class Proxy {
     proxy.file = join(proxy.folder, "config");
     const text = substitute(deployed(this.deployed), [...addresses(servers), ...proxy.places(), ...also]);
     writeFileSync(proxy.file, text);
-    proxy.program = start(...proxy.command());
+    // A killed nginx would leave its workers behind.
+    proxy.program = start("SIGTERM", ...proxy.command());
     const ended = proxy.program.exited.then(() => { throw new Error(`${this.title}: ${proxy.program.said.join("\n")}`); });
     ended.catch(() => {});
     await Promise.race([ended, eventually(`${this.title} listens`, () => accepts(proxy.port))]);
@@ -67,6 +68,7 @@ export class Nginx extends Proxy {
 
   // What it has to be told in the servers' configuration.
   static trusted = ["--trusted-proxies", "127.0.0.1"];
+  static silence = seconds => [["proxy_read_timeout 90s;", `proxy_read_timeout ${seconds}s;`]];
   // The changes that its file names for the other ways to choose a server.
   static #noBackup = [" backup;    # only while all others are down", ";"];
   static #ordinary = ["        least_conn;  ", "        # least_conn;"];
@@ -78,6 +80,8 @@ export class Nginx extends Proxy {
       ["listen 80 ", `listen 127.0.0.1:${this.port} `],
       ["/run/nginx.pid", `${this.folder}/pid`],
       ["/var/log/nginx", this.folder],
+      // Bodies have places of their own, which nginx makes when it starts, whether one comes or not.
+      ["http {\n", `http {\n${["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(of => `    ${of}_temp_path ${this.folder}/${of};\n`).join("")}`],
       ["worker_connections 65536", "worker_connections 1024"],
       ["worker_rlimit_nofile 66560", "worker_rlimit_nofile 2048"],
       // At once, so that the log can be read when the clients have gone.
@@ -107,6 +111,7 @@ export class Haproxy extends Proxy {
   static deployed = "haproxy/haproxy.cfg";
   static version() { return execFileSync("haproxy", ["-v"], { encoding: "utf8" }).match(/version ([\d.]+)/)[1]; }
   static trusted = ["--trusted-proxies", "127.0.0.1", "--proxy-protocol", "on"];
+  static silence = seconds => [["timeout tunnel 90s", `timeout tunnel ${seconds}s`]];
   static withTls(port, { both }) {
     return [["# bind :443 ssl crt /etc/ssl/chat.example.org.pem", `bind 127.0.0.1:${port} ssl crt ${both}`]];
   }
@@ -119,7 +124,9 @@ export class Haproxy extends Proxy {
   static byHeader = [[" send-proxy-v2", " "]];
 
   places() {
-    const users = process.getuid() === 0 ? [] : [["    user haproxy\n", ""], ["    group haproxy\n", ""]];
+    // Who is not root keeps his own; and there is no such user where nothing was installed.
+    const keeps = process.getuid() === 0 && /^haproxy:/m.test(readFileSync("/etc/passwd", "utf8"));
+    const users = keeps ? [] : [["    user haproxy\n", ""], ["    group haproxy\n", ""]];
     return [
       ["bind :80", `bind 127.0.0.1:${this.port}`],
       ["/run/haproxy/admin.sock", `${this.folder}/admin.sock`],

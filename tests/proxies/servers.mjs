@@ -37,18 +37,29 @@ export async function freePort() {
   }
 }
 
-// Starts a program whose lines are kept; `said` grows.
-export function start(command, ...args) {
+// All that run, servers and proxies: none outlives this process, whatever ends it.
+const running = new Set();
+process.on("exit", () => running.forEach(end => end()));
+// A signal that nobody handles ends Node without the above.
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) {
+  process.once(signal, () => {
+    console.error(`proxies: FAILED: ended by ${signal}`);
+    process.exit(1);
+  });
+}
+
+// Starts a program whose lines are kept; `said` grows. `lastSignal` ends it when this process ends before it.
+export function start(lastSignal, command, ...args) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+  const end = () => child.kill(lastSignal);
+  running.add(end);
+  child.once("exit", () => running.delete(end));
   const program = { child, said: [], exited: once(child, "exit") };
   for (const stream of [child.stdout, child.stderr]) {
     createInterface(stream).on("line", line => program.said.push(line));
   }
   return program;
 }
-
-const running = new Set();
-process.on("exit", () => running.forEach(server => server.program.child.kill("SIGKILL")));
 
 const BINARY = process.env.PROXIES_SERVER;
 // The admin listener has a fixed port by default, which only one of several servers can have.
@@ -65,8 +76,7 @@ export class Server {
   async startAgain() {
     const place = ["--listen", `127.0.0.1:${this.port}`, "--server-id", this.id, ...(HAS_ADMIN ? ["--admin-listen", "off"] : [])];
     await eventually(`server ${this.id} listens`, async () => {
-      this.program = start(BINARY, "serve", "--reactors", "1", ...place, ...this.flags);
-      running.add(this);
+      this.program = start("SIGKILL", BINARY, "serve", "--reactors", "1", ...place, ...this.flags);
       const ended = this.program.exited.then(() => "ended");
       const says = words => this.program.said.some(line => line.includes(words));
       const outcome = await Promise.race([ended, eventually("it listens", () => says("listening on"))]);
@@ -80,7 +90,6 @@ export class Server {
   async kill() {
     this.signal("SIGKILL");
     await this.program.exited;
-    running.delete(this);
   }
 
   // Drains it; resolves once it has ended well.
@@ -88,7 +97,6 @@ export class Server {
     if (this.program.child.exitCode !== null || this.program.child.signalCode !== null) return;
     this.signal("SIGTERM");
     const [status] = await this.program.exited;
-    running.delete(this);
     if (status !== 0) throw new Error(`server ${this.id} ended with ${status}: ${this.program.said.slice(-10).join("\n")}`);
   }
 }
