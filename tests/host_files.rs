@@ -10,6 +10,7 @@ const SYSCTL: &str = include_str!("../sysctl/60-megasock.conf");
 const LIMITS: &str = include_str!("../limits/60-megasock.conf");
 const UNIT_LIMITS: &str = include_str!("../deploy/systemd-limits.conf");
 const UNIT: &str = include_str!("../deploy/systemd/megasock.service");
+const HAPROXY: &str = include_str!("../deploy/haproxy/haproxy.cfg");
 const SECCOMP: &str = include_str!("../deploy/seccomp.json");
 
 /// Each setting of a file of `key = value`, with the comment above it.
@@ -133,6 +134,27 @@ fn the_unit_gives_a_drain_the_time_it_takes_and_stops_by_a_signal_that_drains() 
     let stop_ms = unit["TimeoutStopSec"].0.parse::<u64>().unwrap() * 1_000;
     assert!(stop_ms > megasock::config::Config::default().drain_timeout_ms);
     assert_eq!(unit["KillSignal"].0, "SIGTERM");
+}
+
+#[test]
+fn the_unit_is_started_again_however_often_it_fails_and_not_after_a_drain() {
+    let (of_the_unit, of_the_service) = UNIT.split_once("[Service]").unwrap();
+    assert_eq!(settings(of_the_unit)["StartLimitIntervalSec"].0, "0", "no number of starts is the last");
+    let service = settings(of_the_service);
+    assert_eq!(service["Restart"].0, "on-failure");
+    // Rings of a killed server hold its port for about a second.
+    let pause_s = service["RestartSec"].0.strip_suffix('s').unwrap().parse::<u64>().unwrap();
+    assert!(pause_s >= 2, "{pause_s} s");
+}
+
+#[test]
+fn haproxy_opens_no_more_connections_to_a_server_than_an_address_has_ports() {
+    let range = &settings(SYSCTL)["net.ipv4.ip_local_port_range"].0;
+    let (first, last) = range.split_once(' ').unwrap();
+    let ports = last.parse::<u32>().unwrap() - first.parse::<u32>().unwrap() + 1;
+    let line = HAPROXY.lines().find(|line| line.trim_start().starts_with("default-server check")).unwrap();
+    let (_, connections_max) = line.split_once(" maxconn ").expect("a limit of its own");
+    assert!(connections_max.parse::<u32>().unwrap() < ports, "{line}; there are {ports}");
 }
 
 #[test]
