@@ -12,10 +12,10 @@ const { chromium } = require("playwright-core");
 
 // One handshake up to the welcome: the server's name and how long it took, or the status of the refusal. With `stay` the
 // socket is kept open.
-export function knock(url, { from, headers, protocols = [], stay = false, ca } = {}) {
+export function knock(url, { from, headers, protocols = [], stay = false, ca, patienceMs = PATIENCE_MS } = {}) {
   const began = performance.now();
   return new Promise(resolve => {
-    const socket = new WebSocket(url, protocols, { localAddress: from, headers, ca, handshakeTimeout: PATIENCE_MS });
+    const socket = new WebSocket(url, protocols, { localAddress: from, headers, ca, handshakeTimeout: patienceMs });
     const settle = outcome => {
       if (!stay || !outcome.serverId) socket.terminate();
       resolve({ ...outcome, tookMs: performance.now() - began, socket });
@@ -28,11 +28,11 @@ export function knock(url, { from, headers, protocols = [], stay = false, ca } =
 }
 
 // Knocks again and again until it is stopped, which returns all outcomes.
-export function knocking(url, everyMs = 20) {
+export function knocking(url, options = {}, everyMs = 20) {
   let stopped = false;
   const outcomes = [];
   const done = (async () => {
-    for (; !stopped; await sleep(everyMs)) outcomes.push(await knock(url));
+    for (; !stopped; await sleep(everyMs)) outcomes.push(await knock(url, options));
   })();
   return {
     outcomes,
