@@ -115,12 +115,14 @@ mod tests {
         run(|answers| async move {
             let answers = Rc::new(answers);
             for round in 0..200 {
-                let (senders, receivers): (Vec<_>, Vec<_>) = (0..8).map(|_| oneshot::channel()).unzip();
+                let (senders, receivers): (Vec<_>, Vec<_>) =
+                    (0..=round % 8).map(|_| oneshot::channel()).unzip();
+                let deadline = deadline();
                 let waiting: Vec<_> = receivers
                     .into_iter()
                     .map(|receiver| {
                         let answers = Rc::clone(&answers);
-                        monoio::spawn(async move { answers.by(deadline(), receiver).await })
+                        monoio::spawn(async move { answers.by(deadline, receiver).await })
                     })
                     .collect();
                 let cores = thread::spawn(move || {
@@ -132,6 +134,8 @@ mod tests {
                     assert_eq!(waiting.await.ok().expect("in time"), Ok(round * 8 + number));
                 }
                 cores.join().expect("a thread");
+                // Then all look again, whether they have heard the bell or not.
+                assert!(Instant::now() < deadline, "the bell was not heard");
             }
         });
     }
