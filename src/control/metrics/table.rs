@@ -8,11 +8,12 @@ use crate::proto::close::CloseReason;
 use crate::proto::command::{ErrorCode, Verb};
 use crate::reactor::HANDSHAKE_STATUSES;
 
-/// Microseconds, told as seconds: from some microseconds to minutes, finer about the tenth of a second.
+/// Microseconds, told as seconds: from some microseconds to half a minute, which a broadcast to a million is within; finer about
+/// the tenth of a second and the second, where alerts look.
 const LATENCY: Buckets = Buckets {
     bounds: &[
-        8, 32, 128, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072, 262_144,
-        1_048_576, 8_388_608,
+        8, 32, 128, 512, 1_024, 2_048, 4_096, 16_384, 65_536, 98_304, 131_072, 262_144, 1_048_576, 2_097_152,
+        8_388_608, 33_554_432,
     ],
     per_unit: 1e6,
 };

@@ -246,6 +246,9 @@ Every sample has the label `server_id` besides those below. Counters start at 0 
 there from the start, so a rate sees the first event too. Numbers are of the moment of the scrape, `ws_reactor_busy_ratio` of the
 second before it. They are read while all cores go on counting, so two of them may be apart by what happened in between.
 
+With `server_id = \"auto\"` that label is the host's name, and a container has another one after each start: its counters are
+then new series. Name servers (`server_id`, `MEGASOCK_SERVER_ID`) so that a name outlives a restart.
+
 A scrape adds up what each core has counted. It asks no core and looks at no connection: with a million of them it takes as long
 as with none.
 
