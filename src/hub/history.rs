@@ -64,6 +64,9 @@ impl History {
     pub fn push(&mut self, entry: Entry, settings: &Settings) {
         self.last += 1;
         if settings.history_count_max == 0 {
+            // What was kept before it was said to keep nothing would go by wrong offsets from now on.
+            self.entries.clear();
+            self.bytes = 0;
             return;
         }
         let now_ms = entry.at_ms;

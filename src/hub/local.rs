@@ -16,7 +16,7 @@ use super::Options;
 use super::lease::Lease;
 use super::mail::Mail;
 use super::name::Name;
-use super::namespace::{Namespaces, SlowConsumer};
+use super::namespace::Namespaces;
 use super::session::{Sessions, SubRef};
 use super::slow::{Lag, Verdict};
 use super::stats::{Counters, now_us};
@@ -386,7 +386,6 @@ impl Locals {
         let topic = &mut self.topics[number as usize];
         let sub = &mut topic.subs[at as usize];
         let Some(session) = sessions.get(sub.conn()) else { return };
-        let policy: SlowConsumer = namespaces.numbered(topic.settings).slow_consumer;
         let bytes_max = match self.lease.covers(self.bytes) {
             true if session.is_blocked() => self.queue_bytes_max,
             true => usize::MAX, // it reads: what it has not been given is this core's delay
@@ -396,10 +395,14 @@ impl Locals {
             sub.cursor = topic.log.next();
             return;
         }
-        let lag = topic.lags.entry(at).or_insert_with(|| Lag::from(sub.cursor));
+        let lag = topic
+            .lags
+            .entry(at)
+            .or_insert_with(|| Lag::from(sub.cursor, namespaces.numbered(topic.settings).slow_consumer));
+        let policy = lag.policy();
         let owed = *session.owed_bytes();
         let (mut dropped, had_all) = (0, !lag.has_lost());
-        let verdict = lag.owe(&topic.log, &mut sub.cursor, owed, bytes_max, policy, &mut dropped);
+        let verdict = lag.owe(&topic.log, &mut sub.cursor, owed, bytes_max, &mut dropped);
         self.counters.dropped.add(dropped);
         if dropped > 0 && had_all || verdict == Verdict::TooSlow {
             self.counters.slow[policy as usize].add(1);

@@ -8,6 +8,8 @@ use super::namespace::SlowConsumer;
 
 /// The run of the log that a subscriber is owed begins at its cursor.
 pub struct Lag {
+    /// What is done about it, to its end: a run that one policy has cut means nothing to another.
+    policy: SlowConsumer,
     /// Items before this one have been looked at.
     seen: u32,
     /// With [`SlowConsumer::DropNewest`]: the run ends here, and what was seen since is lost.
@@ -27,8 +29,13 @@ pub enum Verdict {
 
 impl Lag {
     /// Nothing is owed before `cursor`.
-    pub fn from(cursor: u32) -> Lag {
-        Lag { seen: cursor, stop: None, gap: None }
+    pub fn from(cursor: u32, policy: SlowConsumer) -> Lag {
+        Lag { policy, seen: cursor, stop: None, gap: None }
+    }
+
+    /// The policy of the topic when it began.
+    pub fn policy(&self) -> SlowConsumer {
+        self.policy
     }
 
     /// Everything before this has been looked at.
@@ -70,14 +77,13 @@ impl Lag {
         cursor: &mut u32,
         mut owed: usize,
         bytes_max: usize,
-        policy: SlowConsumer,
         dropped: &mut u64,
     ) -> Verdict {
         while self.seen != log.next() {
             let (number, item) = (self.seen, log.get(self.seen));
             self.seen = self.seen.wrapping_add(1);
             let fits = owed + item.frame.len() <= bytes_max;
-            match policy {
+            match self.policy {
                 SlowConsumer::Disconnect if !fits => return Verdict::TooSlow,
                 SlowConsumer::DropNewest if !fits || self.stop.is_some() => {
                     self.stop.get_or_insert(number);
@@ -87,7 +93,7 @@ impl Lag {
                 _ => owed += item.frame.len(),
             }
             // A message replaces those before it; an event says nothing about them.
-            let conflates = policy == SlowConsumer::Conflate && item.to > 0;
+            let conflates = self.policy == SlowConsumer::Conflate && item.to > 0;
             while *cursor != self.seen && (owed > bytes_max || conflates && *cursor != number) {
                 let oldest = log.get(*cursor);
                 *cursor = cursor.wrapping_add(1);

@@ -79,7 +79,7 @@ pub(super) enum Kind {
 }
 
 /// What is done about a connection whose backlog is over the limit.
-const DISCONNECTED: &str = "disconnected";
+const DISCONNECTED: &str = "disconnect";
 
 /// A core's end of the journal.
 pub(super) struct Desk {

@@ -69,8 +69,22 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         } else {
             conn.due_tick = heartbeat;
         }
-        if !conn.has(flag::HELD) {
-            self.arm_next(id);
+        if conn.has(flag::HELD) {
+            // Armed for what held before, it would keep that when it is let go.
+            return self.wheel.disarm(&mut self.conns, id.slot);
+        }
+        self.spare_the_idle(id);
+        self.arm_next(id);
+    }
+
+    /// Who was allowed to be idle for longer until now is not closed at once, together with all others: it has a part of the
+    /// new time, drawn at random.
+    fn spare_the_idle(&mut self, id: ConnId) {
+        let Some(timeout_ticks) = self.options.idle_timeout_ticks else { return };
+        let (now, given) = (self.now_tick, self.random_below(timeout_ticks.saturating_add(1)));
+        let Some(conn) = self.conn(id) else { return };
+        if conn.active_tick.saturating_add(timeout_ticks) <= now {
+            conn.active_tick = now.saturating_sub(timeout_ticks).saturating_add(given.max(1));
         }
     }
 }

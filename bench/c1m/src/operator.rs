@@ -78,9 +78,12 @@ fn ask_on(admin: SocketAddr, request: &[u8], every: Duration, stop: &AtomicBool)
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let answer = ask(&mut stream, admin, request);
         match answer {
-            Ok((200, body_bytes)) => {
-                asked.body_bytes = body_bytes;
+            Ok(Answer { status: 200, body_bytes, closes, .. }) => {
                 asked.latency_us.push(due.elapsed().as_micros() as u64);
+                asked.body_bytes = body_bytes;
+                if closes {
+                    stream = None; // a connection has so many requests and no more
+                }
             }
             _ => {
                 asked.failed += 1;
@@ -92,12 +95,18 @@ fn ask_on(admin: SocketAddr, request: &[u8], every: Duration, stop: &AtomicBool)
     asked
 }
 
-/// One request on a connection that is kept; its status and the length of its body.
-pub(crate) fn ask(
-    kept: &mut Option<TcpStream>,
-    admin: SocketAddr,
-    request: &[u8],
-) -> Result<(u16, usize), Error> {
+/// What an answer says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head_bytes: usize,
+    body_bytes: usize,
+    /// No other follows on its connection.
+    closes: bool,
+}
+
+/// One request on a connection that is kept.
+pub(crate) fn ask(kept: &mut Option<TcpStream>, admin: SocketAddr, request: &[u8]) -> Result<Answer, Error> {
     let stream = match kept {
         Some(stream) => stream,
         None => kept.insert(open(admin)?),
@@ -110,10 +119,10 @@ pub(crate) fn ask(
             0 => return Err(ErrorKind::UnexpectedEof.into()),
             count => received.extend_from_slice(&piece[..count]),
         }
-        if let Some((status, head_bytes, body_bytes)) = head(&received)?
-            && received.len() >= head_bytes + body_bytes
+        if let Some(answer) = head(&received)?
+            && received.len() >= answer.head_bytes + answer.body_bytes
         {
-            return Ok((status, body_bytes));
+            return Ok(answer);
         }
     }
 }
@@ -126,16 +135,23 @@ fn open(admin: SocketAddr) -> Result<TcpStream, Error> {
     Ok(stream)
 }
 
-/// Status, length of the head, length of the body, once the head is whole.
-fn head(received: &[u8]) -> Result<Option<(u16, usize, usize)>, Error> {
+/// What the head says, once it is whole.
+fn head(received: &[u8]) -> Result<Option<Answer>, Error> {
     let mut headers = [EMPTY_HEADER; 32];
     let mut response = Response::new(&mut headers);
     let Status::Complete(head_bytes) = response.parse(received).map_err(Error::other)? else {
         return Ok(None);
     };
-    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
-    Ok(Some((response.code.unwrap_or(0), head_bytes, length.unwrap_or(0))))
+    let value = |name: &str| {
+        let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        header.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    Ok(Some(Answer {
+        status: response.code.unwrap_or(0),
+        head_bytes,
+        body_bytes: value("content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
+        closes: value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
+    }))
 }
 
 #[cfg(test)]
@@ -144,9 +160,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_when_its_body_is() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
         assert_eq!(head(&answer[..30]).unwrap(), None);
-        assert_eq!(head(answer).unwrap(), Some((200, answer.len() - 3, 3)));
+        let whole = Answer { status: 200, head_bytes: answer.len() - 3, body_bytes: 3, closes: true };
+        assert_eq!(head(answer).unwrap(), Some(whole));
         assert!(head(b"nonsense\r\n\r\n").is_err());
     }
 }

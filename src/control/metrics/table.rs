@@ -116,7 +116,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric("ws_owed_budget_bytes", Gauge, "bytes", "What ws_owed_bytes may reach before slow subscribers lose more.",
         One(|s| s.slow_budget_bytes as f64)),
     metric("ws_slow_consumers_total", Counter, "", "Subscribers that began to lose messages or were closed for not reading, by what their topic does with such.",
-        By(&["action"], |s, put| each(SlowConsumer::ALL.iter().map(|policy| policy.name()), &s.look.figures.slow, put))),
+        By(&["action"], |s, put| each(SlowConsumer::ALL.iter().map(|policy| policy.name()), &s.look.slow(), put))),
     metric("ws_slow_dropped_total", Counter, "", "Messages not given to subscribers that do not read.",
         One(|s| s.look.figures.dropped as f64)),
     metric("ws_slow_gaps_total", Counter, "", "Gaps announced to subscribers in place of what they were not given.",

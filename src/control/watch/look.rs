@@ -1,7 +1,8 @@
 //! One look at all counters of a server.
 
 use crate::ds::Distribution;
-use crate::hub::{Figures, Mail};
+use crate::hub::{Figures, Mail, SlowConsumer};
+use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
 use crate::server::{Handle, MemoryUse};
 use crate::sys::memory;
@@ -56,6 +57,15 @@ impl Look {
             });
         }
         Look { at: Instant::now(), totals, figures, cores, memory, rss_bytes }
+    }
+
+    /// Subscribers that began to lose messages, or were closed, by what is done with them: also those closed by their core,
+    /// whatever their topics say, for what they were sent besides.
+    pub fn slow(&self) -> [u64; SlowConsumer::ALL.len()] {
+        let mut slow = self.figures.slow;
+        slow[SlowConsumer::Disconnect as usize] =
+            self.totals.disconnected[CloseReason::SlowConsumer as usize];
+        slow
     }
 
     /// Resident memory by open connections; 0 where there are none.

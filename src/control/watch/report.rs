@@ -3,7 +3,7 @@
 use super::{CoreLook, Load, Look, POINTS_MAX, Point, Rates, STEP, State, Watch};
 use crate::budget::RSS_PER_CONNECTION_MAX;
 use crate::ds::Distribution;
-use crate::hub::{Figures, Limit};
+use crate::hub::{Figures, Limit, SlowConsumer};
 use crate::proto::close::CloseReason;
 use crate::proto::command::ErrorCode;
 use crate::reactor::Pressure;
@@ -50,7 +50,7 @@ impl Watch {
             },
             "core": cores(look, oldest),
             "disconnects": counts(CloseReason::ALL.map(CloseReason::name), totals.disconnected),
-            "slow": slow(figures, self.operator.slow_budget_bytes()),
+            "slow": slow(look, self.operator.slow_budget_bytes()),
             "rate_limited": counts(Limit::ALL.map(Limit::name), figures.refusals),
             "errors": counts(ErrorCode::ALL.map(ErrorCode::name), figures.errors),
             "hub": hub(figures),
@@ -124,11 +124,12 @@ fn cores(look: &Look, oldest: &Look) -> Vec<Value> {
     pairs.map(core).collect()
 }
 
-fn slow(figures: &Figures, budget_bytes: u64) -> Value {
+fn slow(look: &Look, budget_bytes: u64) -> Value {
+    let figures = &look.figures;
     json!({
         "dropped": figures.dropped,
         "gaps": figures.gaps,
-        "disconnected": figures.slow_disconnected,
+        "disconnected": look.slow()[SlowConsumer::Disconnect as usize],
         "owed_bytes": figures.owed_bytes,
         "owed_budget_bytes": budget_bytes,
     })

@@ -30,6 +30,7 @@ struct Core {
 /// Cores, what their connections were sent, and the board.
 struct Site {
     board: Arc<Board>,
+    options: Arc<Options>,
     cores: Vec<Core>,
     slots: u32,
     core_of: BTreeMap<u32, usize>,
@@ -39,10 +40,8 @@ struct Site {
 }
 
 impl Site {
-    /// So many cores, with namespaces and limits as `set` leaves them.
-    fn start(count: usize, set: impl FnOnce(&mut Options)) -> Site {
-        let board = Arc::<Board>::default();
-        let mut options = Options {
+    fn options(board: &Arc<Board>) -> Options {
+        Options {
             namespaces: Namespaces::default(),
             topics_per_connection_max: 3,
             send_queue_bytes_max: 1_000,
@@ -58,8 +57,14 @@ impl Site {
             limits: Limits::NONE,
             origins: None,
             echo: false,
-            board: Arc::clone(&board),
-        };
+            board: Arc::clone(board),
+        }
+    }
+
+    /// So many cores, with namespaces and limits as `set` leaves them.
+    fn start(count: usize, set: impl FnOnce(&mut Options)) -> Site {
+        let board = Arc::<Board>::default();
+        let mut options = Site::options(&board);
         set(&mut options);
         let options = Arc::new(options);
         let mut rings: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
@@ -79,6 +84,7 @@ impl Site {
         let cores = rings.into_iter().zip(incoming).enumerate().map(core).collect();
         Site {
             board,
+            options,
             cores,
             slots: 0,
             core_of: BTreeMap::new(),
@@ -136,6 +142,18 @@ impl Site {
             conn,
             &format!(r#"{{"type":"publish","channel":"{channel}","data":"{}"}}"#, "x".repeat(300)),
         );
+    }
+
+    /// Other settings for all channels, while everything goes on.
+    fn tune(&mut self, settings: Settings) {
+        let mut options = Site::options(&self.board);
+        options.namespaces.add("*", settings).unwrap();
+        options.namespaces = options.namespaces.in_place_of(&self.options.namespaces).expect("few patterns");
+        self.options = Arc::new(options);
+        for core in &mut self.cores {
+            core.hub.on_mail(Origin::Thread, Mail::Tune(Arc::clone(&self.options)), &mut core.out);
+        }
+        self.settle();
     }
 
     /// News of this second have been told.
@@ -406,6 +424,42 @@ fn slow_consumers_are_counted_by_what_is_done_with_them() {
         assert_eq!(figures.gaps, site.sent_of_type("gap"), "{policy:?}");
         assert_eq!(figures.deliveries, site.sent_of_type("message"), "{policy:?}");
         assert_eq!(figures.deliveries + figures.dropped, rounds * 20 - u64::from(rounds == 1) * 10);
+    }
+}
+
+/// Who lags while the policy is changed is told the whole story all the same: what it gets and what it is told to have missed
+/// follow each other.
+#[test]
+fn a_policy_is_changed_in_the_middle_of_a_lag() {
+    let pairs = SlowConsumer::ALL.iter().flat_map(|from| SlowConsumer::ALL.map(|to| (*from, to)));
+    for (from, to) in pairs {
+        let with = |slow_consumer| Settings { slow_consumer, ..Settings::CHANNEL };
+        let mut site = Site::start(1, |options| options.namespaces.add("*", with(from)).unwrap());
+        let (writer, slow) = (site.enter(0, "w"), site.enter(0, "s"));
+        site.subscribe(slow, "a");
+        site.block(slow);
+        let before = if from == SlowConsumer::Disconnect { 1 } else { 10 };
+        (0..before).for_each(|_| site.publish(writer, "a"));
+        site.tune(with(to));
+        (0..2).for_each(|_| site.publish(writer, "a"));
+        site.unblock(slow);
+        site.publish(writer, "a");
+        assert_eq!(site.ended.is_empty(), from != SlowConsumer::Disconnect, "{from:?} to {to:?}");
+        if !site.ended.is_empty() {
+            continue;
+        }
+        let number = |json: &str, name: &str| field(json, name).and_then(|text| text.parse::<u64>().ok());
+        let mut told = 0;
+        for (_, json) in site.sent.iter().filter(|(conn, _)| *conn == slow) {
+            let (first, last) = match field(json, "type") {
+                Some("message") => (number(json, "id"), number(json, "id")),
+                Some("gap") => (number(json, "from"), number(json, "to")),
+                _ => continue,
+            };
+            assert_eq!(first, Some(told + 1), "{from:?} to {to:?}: {json}");
+            told = last.expect("a number");
+        }
+        assert_eq!(told, before + 3, "{from:?} to {to:?}");
     }
 }
 

@@ -169,7 +169,7 @@ fn a_slow_consumer_is_told_of_before_it_is_cut() {
     }
     let told: Vec<Event> = events.try_iter().skip(2).collect();
     let owed_bytes = 1_004 + (QUEUE_BYTES - 100) + 10;
-    assert_eq!(told[0], Event::SlowConsumer { who: who[0].clone(), action: "disconnected", owed_bytes });
+    assert_eq!(told[0], Event::SlowConsumer { who: who[0].clone(), action: "disconnect", owed_bytes });
     assert!(
         matches!(told[1..], [Event::Disconnect { reason: CloseReason::SlowConsumer, code: None, .. }]),
         "{told:?}"

@@ -77,17 +77,27 @@ fn who_was_pinged_has_the_whole_new_time_to_answer() {
     }
 }
 
+/// A million that were allowed to be silent are not closed in one moment, to come back in one.
 #[test]
-fn an_idle_timeout_counts_from_the_last_message() {
+fn those_idle_for_too_long_by_a_new_timeout_are_closed_one_after_another() {
+    const IDLE: usize = 40;
     let mut rig = Rig::with(without_heartbeat());
-    let (idle, talker) = (rig.open(), rig.open());
+    let idle: Vec<_> = (0..IDLE).map(|_| rig.open()).collect();
+    let talker = rig.open();
     rig.pass_ms(60_000);
     rig.arrive(talker, &text("here"));
     rig.take(talker);
     tune(&mut rig, Options { idle_timeout_ticks: Some(ticks(30_000)), ..without_heartbeat() });
-    rig.pass_ms(LATE_MS);
-    assert_eq!((rig.take_frames(idle), rig.take(talker)), (vec![closing(1001)], Vec::new()));
-    rig.pass_ms(30_000);
+    let mut closed = Vec::new();
+    for _ in 0..10 {
+        rig.pass_ms(3_000 - TICK_MS);
+        closed.push(idle.iter().filter(|peer| rig.take_frames(**peer) == [closing(1001)]).count());
+    }
+    assert!(closed.iter().all(|count| *count <= IDLE / 2), "{closed:?}");
+    assert_eq!(rig.take_frames(talker), [], "from the last message on");
+    rig.pass_ms(LATE_MS + 10 * TICK_MS);
+    let last = idle.iter().filter(|peer| rig.take_frames(**peer) == [closing(1001)]).count();
+    assert_eq!(closed.iter().sum::<usize>() + last, IDLE, "{closed:?}");
     assert_eq!(rig.take_frames(talker), [closing(1001)]);
     rig.finish();
 }

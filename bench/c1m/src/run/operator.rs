@@ -70,7 +70,8 @@ impl Run {
         }
         self.fleet.hold(RECOVER, |_| {});
         let health = format!("GET /health HTTP/1.1\r\nHost: {admin}\r\n\r\n");
-        floods.answers_after = matches!(ask(&mut None, admin, health.as_bytes()), Ok((200, _)));
+        floods.answers_after =
+            matches!(ask(&mut None, admin, health.as_bytes()), Ok(answer) if answer.status == 200);
         floods.rss_after_bytes = self.pid().map(rss_bytes);
         self.report.flood = Some(floods);
     }
