@@ -6,7 +6,7 @@ mod common;
 use common::client::{Client, End, request, upgrade_request, upgrade_request_with};
 use common::frames::{CONTINUATION, FIN, PING, TEXT, frame, message, text};
 use common::server::Server;
-use common::{PATIENCE, eventually};
+use common::{PATIENCE, eventually, replace_by_pipe, writer_once_read};
 use megasock::config::OPTIONS;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -388,6 +388,17 @@ fn a_server_stops_by_the_rate_and_the_time_that_hold_then() {
 }
 
 #[test]
+fn a_signal_to_stop_does_not_wait_for_a_file_that_hangs() {
+    let mut reloading = Reloading::start("hangs", DEVELOPMENT);
+    let file = reloading.folder.join("megasock.toml");
+    replace_by_pipe(&file);
+    reloading.server.signal("HUP");
+    let _writer = writer_once_read(&file);
+    reloading.server.signal("TERM");
+    assert!(reloading.server.wait(PATIENCE).success());
+}
+
+#[test]
 fn keys_are_read_again_and_their_tokens_with_them() {
     let mut reloading = Reloading::start("keys", PRODUCTION);
     let before = reloading.token("ann");
@@ -397,6 +408,26 @@ fn keys_are_read_again_and_their_tokens_with_them() {
     assert!(told.contains("applied=\"key\""), "{told}");
     assert_eq!(with_token(&reloading, &before), 401);
     assert_eq!(with_token(&reloading, &reloading.token("ann")), 101);
+}
+
+#[test]
+fn who_takes_the_keys_away_is_told_who_may_connect_then() {
+    const KEY: &str = "[key.one]\nalgorithm = \"HS256\"\nfile = \"secret\"\n";
+    let mut reloading = Reloading::start("no-keys", KEY);
+    let warned = |reloading: &Reloading| -> Vec<String> {
+        reloading.server.lines().into_iter().filter(|line| line.contains("anyone may connect")).collect()
+    };
+    assert_eq!(warned(&reloading), [""; 0]);
+    assert_eq!(reloading.knock("/ws", ""), 401);
+    let told = reloading.reload("");
+    assert!(told.contains("applied=\"key\""), "{told}");
+    let line = eventually("a warning", PATIENCE, || warned(&reloading).pop());
+    assert!(line.contains("WARN"), "{line}");
+    assert_eq!(reloading.knock("/ws", ""), 101);
+    for fragments in [9, 10] {
+        reloading.reload(&format!("max_fragments = {fragments}\n")); // what came before the second's line is there
+    }
+    assert_eq!(warned(&reloading).len(), 1, "once: nothing has changed about it");
 }
 
 #[test]

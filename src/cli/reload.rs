@@ -1,41 +1,78 @@
 //! The configuration read again, by SIGHUP or through the admin listener: the same file, with the flags and variables of the
 //! start, which still win over it. A mistake anywhere changes nothing.
+//!
+//! It may take seconds, for a file that hangs or a core that does, so it has a thread of its own: nobody waits who has other
+//! things to do, such as to obey the next signal.
 
 use super::log::Log;
 use crate::config::{Changes, Config, Sources};
+use crate::control::{ReloadError, Reloaded, Reloading};
 use crate::hub::Mail;
-use crate::server::Handle;
-use std::sync::Arc;
+use crate::server::{Handle, TuneError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// What is said of a server outside production that has no keys.
+pub(super) const NO_KEYS: &str =
+    "no keys are set (development): anyone may connect, and call himself what he likes";
 
 /// Reloads the configuration of one server.
 #[derive(Clone)]
 pub(super) struct Reload {
     /// What it was started with.
-    pub sources: Arc<Sources>,
-    pub handle: Handle<Mail>,
-    pub log: Log,
+    sources: Arc<Sources>,
+    handle: Handle<Mail>,
+    log: Log,
+    /// Held from the reading on: what was read before never comes after.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Reload {
-    /// Reads it again and has the server go by it; the log tells what became of it, and so does the answer.
-    pub fn reload(&self) -> Result<Changes, String> {
+    pub fn new(sources: Sources, handle: Handle<Mail>, log: Log) -> Reload {
+        Reload { sources: Arc::new(sources), handle, log, turn: Arc::default() }
+    }
+
+    /// Begins to read it again and to have the server go by it; the log tells what became of it, and so does the answer.
+    pub fn begin(&self) -> Reloading {
+        let (done, reloading) = oneshot::channel();
+        let reload = self.clone();
+        let started = thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            let _ = done.send(reload.reload()); // who asked may have gone
+        });
+        if let Err(error) = started {
+            tracing::error!("configuration not changed: cannot start a thread for it: {error}");
+        }
+        reloading
+    }
+
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_keys = self.handle.configured(|config| !config.keys.is_empty());
         let reloaded = self.try_reload();
         match &reloaded {
-            Ok(Changes { applied, needs_restart }) => {
+            Ok(Reloaded { applied, needs_restart }) => {
                 let (applied, needs_restart) = (applied.join(", "), needs_restart.join(", "));
                 tracing::info!(applied, needs_restart, "configuration read again");
             }
-            Err(problem) => {
+            Err(ReloadError::Late(late)) => tracing::warn!("configuration read again: {late}"),
+            Err(ReloadError::Config(problem)) => {
                 problem.lines().for_each(|line| tracing::error!("configuration not changed: {line}"))
             }
+        }
+        if had_keys && self.handle.configured(|config| config.keys.is_empty() && !config.production) {
+            tracing::warn!("{NO_KEYS}");
         }
         reloaded
     }
 
-    fn try_reload(&self) -> Result<Changes, String> {
-        let config = Config::load(&self.sources).map_err(|errors| errors.to_string())?;
-        let changes = self.handle.tune(&config).map_err(|error| error.to_string())?;
+    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+        let config = Config::load(&self.sources).map_err(|errors| ReloadError::Config(errors.to_string()))?;
+        let reloaded = match self.handle.tune(&config) {
+            Ok(Changes { applied, needs_restart }) => Ok(Reloaded { applied, needs_restart }),
+            Err(late @ TuneError::Late { .. }) => Err(ReloadError::Late(late.to_string())),
+            Err(error) => return Err(ReloadError::Config(error.to_string())),
+        };
         self.log.set_levels(&config.log);
-        Ok(changes)
+        reloaded
     }
 }

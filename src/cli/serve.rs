@@ -1,10 +1,10 @@
 //! `megasock serve`: start, say what it will carry, stop on a signal.
 
 use super::log::Log;
-use super::reload::Reload;
+use super::reload::{NO_KEYS, Reload};
 use super::stop::{self, Stop};
-use crate::config::{Changes, Config, Sources};
-use crate::control::{self, Operator, Reloaded, Settings};
+use crate::config::{Config, Sources};
+use crate::control::{self, Operator, Settings};
 use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
@@ -15,7 +15,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Serves until told to stop.
@@ -50,8 +49,8 @@ pub(super) fn run(config: Config, sources: Sources) -> ExitCode {
     }
     let handle = running.handle().clone();
     let stop = Stop::new(handle.clone());
-    let reload = Reload { sources: Arc::new(sources), handle: handle.clone(), log: log.clone() };
-    if let Err(problem) = start_control(admin, &running, &config, (stop.clone(), reload.clone())) {
+    let reload = Reload::new(sources, handle.clone(), log.clone());
+    if let Err(problem) = start_control(admin, &running, &config, (stop.clone(), reload.clone(), &log)) {
         return failed(&problem);
     }
     announce(&running, replaces, is_open_to_all);
@@ -83,7 +82,7 @@ fn start_control(
     listener: Option<TcpListener>,
     running: &Running<Mail>,
     config: &Config,
-    (stop, reload): (Stop, Reload),
+    (stop, reload, log): (Stop, Reload, &Log),
 ) -> Result<(), String> {
     let Some(listener) = listener else { return Ok(()) };
     let cannot = |error: std::io::Error| format!("cannot start the admin listener: {error}");
@@ -97,11 +96,8 @@ fn start_control(
             key: config.admin_key.clone(),
         },
         drain: Box::new(move |within| stop.begin(within)),
-        log: reload.log.counts(),
-        reload: Box::new(move || {
-            let Changes { applied, needs_restart } = reload.reload()?;
-            Ok(Reloaded { applied, needs_restart })
-        }),
+        reload: Box::new(move || reload.begin()),
+        log: log.counts(),
     };
     control::start(listener, operator).map_err(cannot)?;
     println!("admin on {address}");
@@ -121,7 +117,7 @@ fn announce(running: &Running<Mail>, replaces: bool, is_open_to_all: bool) {
     println!("megasock {} listening on {}", env!("CARGO_PKG_VERSION"), running.handle().local_address());
     println!("{plan}");
     if is_open_to_all {
-        println!("no keys are set (development): anyone may connect, and call himself what he likes");
+        println!("{NO_KEYS}");
     }
 }
 

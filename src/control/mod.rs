@@ -41,8 +41,8 @@ pub struct Operator {
     pub settings: Settings,
     /// Stops the server, within this time or else that of its configuration.
     pub drain: Box<dyn Fn(Option<Duration>) -> Drain + Send + Sync>,
-    /// Reads the configuration again.
-    pub reload: Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>,
+    /// Begins to read the configuration again, and does not wait for it.
+    pub reload: Box<dyn Fn() -> Reloading + Send + Sync>,
     /// What did not get into the log.
     pub log: Arc<LogCounts>,
 }
@@ -104,6 +104,18 @@ pub struct Reloaded {
     /// Options that changed and will be only after a restart.
     pub needs_restart: Vec<String>,
 }
+
+/// Why a changed configuration is not in force, or not everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReloadError {
+    /// It is not valid. Nothing has changed.
+    Config(String),
+    /// It is in force, but for cores that have not got to it yet.
+    Late(String),
+}
+
+/// What will become of it. Closed without a word if it was not even read.
+pub type Reloading = oneshot::Receiver<Result<Reloaded, ReloadError>>;
 
 /// The admin listener's socket. Taken before the process is hardened: its port may need a privilege.
 ///

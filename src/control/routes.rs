@@ -41,6 +41,8 @@ pub(super) enum Asks {
     Cores,
     /// All cores, for all their topics.
     EveryTopic,
+    /// All cores, for all their connections.
+    EveryConnection,
 }
 
 /// What is answered where all is well.
@@ -88,6 +90,9 @@ const ASKING_AT_ONCE: usize = 8;
 
 /// Requests that ask for all topics at a time; others must not wait for them.
 const LISTING_AT_ONCE: usize = 1;
+
+/// Requests that have cores go by another configuration at a time: each has a thread.
+const RELOADING_AT_ONCE: usize = 1;
 
 /// Everything that is served.
 pub(super) static ENDPOINTS: &[Endpoint] = &[
@@ -261,8 +266,8 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         about: "Reads the configuration again. What can change while the server runs does; what cannot is named.",
         takes: &[],
         gives: Gives::Json(process::RELOADED),
-        asks: Asks::Nobody,
-        fails: &[Code::BadConfig],
+        asks: Asks::EveryConnection,
+        fails: &[Code::BadConfig, Code::TryAgain],
         run: run!(process::reload),
     },
     Endpoint {
@@ -291,6 +296,7 @@ pub(super) struct Routes {
     pub page: Page,
     asking: Gate,
     listing: Gate,
+    reloading: Gate,
 }
 
 impl Routes {
@@ -304,6 +310,7 @@ impl Routes {
             page: Page::new(),
             asking: Gate::new(ASKING_AT_ONCE),
             listing: Gate::new(LISTING_AT_ONCE),
+            reloading: Gate::new(RELOADING_AT_ONCE),
         }
     }
 }
@@ -342,6 +349,7 @@ impl Routes {
             Asks::Nobody => None,
             Asks::Cores => Some(&self.asking),
             Asks::EveryTopic => Some(&self.listing),
+            Asks::EveryConnection => Some(&self.reloading),
         };
         let _place = match gate {
             Some(gate) => Some(timeout_at(deadline(), gate.enter()).await.map_err(|_| Late)?),

@@ -39,14 +39,42 @@ pub struct Stopping {
     pub is_handed_over: bool,
 }
 
-impl Stopping {
-    /// After it was told once more: the time only gets shorter.
-    pub(super) fn shortened(self, again: Stopping) -> Stopping {
-        Stopping {
-            clients: self.clients,
+/// A drain that has begun, and by when it does what it announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Begun {
+    announced: Drain,
+    closes_end: Instant,
+    deadline: Instant,
+}
+
+impl Begun {
+    pub fn new(drain: Drain, now: Instant) -> Begun {
+        Begun { announced: drain, closes_end: now + drain.closes_over, deadline: now + drain.timeout }
+    }
+
+    /// After it was told once more: the time only gets shorter, as on every core. Clients have been told already when to
+    /// come back.
+    pub fn shortened(self, again: Begun) -> Begun {
+        let is_handed_over = self.announced.is_handed_over || again.announced.is_handed_over;
+        Begun {
+            announced: Drain { is_handed_over, ..self.announced },
+            closes_end: self.closes_end.min(again.closes_end),
             deadline: self.deadline.min(again.deadline),
-            is_handed_over: self.is_handed_over || again.is_handed_over,
         }
+    }
+
+    /// What is going to happen, its times counted from now.
+    pub fn left_at(&self, now: Instant) -> Drain {
+        Drain {
+            closes_over: self.closes_end.saturating_duration_since(now),
+            timeout: self.deadline.saturating_duration_since(now),
+            ..self.announced
+        }
+    }
+
+    pub fn stopping(&self) -> Stopping {
+        let Drain { clients, is_handed_over, .. } = self.announced;
+        Stopping { clients, deadline: self.deadline, is_handed_over }
     }
 }
 
@@ -152,15 +180,23 @@ mod tests {
     }
 
     #[test]
-    fn told_again_it_stops_no_later_and_remembers_whom_it_had() {
-        let now = Instant::now();
-        let told = |clients, seconds| Stopping {
-            clients,
-            deadline: now + Duration::from_secs(seconds),
-            is_handed_over: false,
-        };
-        assert_eq!(told(900, 30).shortened(told(500, 10)), told(900, 10));
-        assert_eq!(told(900, 10).shortened(told(500, 30)), told(900, 10));
+    fn told_again_it_announces_the_times_that_are_left() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let first = Drain::new(8_000, 1_000, 30 * second, false);
+        let begun = Begun::new(first, began);
+        assert_eq!((begun.left_at(began), first.closes_over), (first, 8 * second));
+
+        let now = began + 3 * second;
+        let later = begun.shortened(Begun::new(Drain::new(5_500, 1_000, 60 * second, true), now));
+        let left = Drain { closes_over: 5 * second, timeout: 27 * second, is_handed_over: true, ..first };
+        assert_eq!(later.left_at(now), left, "no later");
+
+        let sooner = later.shortened(Begun::new(Drain::new(5_000, 1_000, 5 * second, false), now));
+        assert_eq!(sooner.left_at(now), Drain { closes_over: 4 * second, timeout: 5 * second, ..left });
+        let stopping = Stopping { clients: 8_000, deadline: now + 5 * second, is_handed_over: true };
+        assert_eq!(sooner.stopping(), stopping);
+        let over = Drain { closes_over: Duration::ZERO, timeout: Duration::ZERO, ..left };
+        assert_eq!(sooner.left_at(now + 9 * second), over);
     }
 
     #[test]

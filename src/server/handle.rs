@@ -1,6 +1,6 @@
 //! A running server, seen from other threads.
 
-use super::drain::{Drain, Stopping};
+use super::drain::{Begun, Drain, Stopping};
 use super::listen::Place;
 use super::pressure::{MemoryUse, Seen};
 use super::tune::InForce;
@@ -31,7 +31,7 @@ struct Shared<M> {
     in_force: InForce,
     board: Arc<Board>,
     memory: Arc<Seen>,
-    stopping: Mutex<Option<Stopping>>,
+    stopping: Mutex<Option<Begun>>,
 }
 
 impl<M> Clone for Handle<M> {
@@ -94,27 +94,31 @@ impl<M> Handle<M> {
     /// Stops the server: every connection is told ([`crate::Handler::on_drain`]), then gets a Close 1012 at its turn; what
     /// is left after `timeout` is cut. Newcomers get a 503, or are left to another server on the same address where there
     /// is one and `net.ipv4.tcp_migrate_req` is 1. Returns at once with what it is going to do;
-    /// [`crate::Running::wait`] waits for the end. Called again it may shorten the time, not extend it.
+    /// [`crate::Running::wait`] waits for the end. Called again it may shorten the time, not extend it, and returns the times
+    /// that are left.
     pub fn stop(&self, timeout: Duration) -> Drain {
+        // Some way off at most, for the sum to be a time at all.
+        let timeout = timeout.min(Duration::from_secs(u32::MAX.into()));
         let clients = self.counters().connections_open;
         let reconnect_rate = self.configured(|config| config.reconnect_rate);
         let drain = Drain::new(clients, reconnect_rate, timeout, self.shared.place.has_successor());
-        // Some way off at most, for the sum to be a time at all.
-        let deadline = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
-        let now = Stopping { clients, deadline, is_handed_over: drain.is_handed_over };
+        // Held until all cores are told: each goes by the return times of its first order, and so does the answer.
         let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        *stopping = Some(stopping.map_or(now, |before| before.shortened(now)));
-        drop(stopping);
+        let now = Instant::now();
+        let told = Begun::new(drain, now);
+        let begun = stopping.map_or(told, |before| before.shortened(told));
+        *stopping = Some(begun);
         for core in 0..self.cores() {
             // A core that has stopped already needs no telling.
             let _ = self.control(core, Control::Drain(drain.order()));
         }
-        drain
+        begun.left_at(now)
     }
 
     /// Whether it has been told to stop, and by when it will have.
     pub fn stopping(&self) -> Option<Stopping> {
-        *self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+        let begun = *self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.map(|begun| begun.stopping())
     }
 
     /// Memory against its budget, as it was a moment ago: the thread that watches it looks at least every two seconds.

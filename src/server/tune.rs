@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long all cores together may take: a turn, and a walk over their connections.
-const CORES_WITHIN: Duration = Duration::from_secs(5);
+/// How long all cores together may take: a turn, and a walk over their connections. Less than a request to the admin
+/// listener waits, which is to be told what has become of it.
+const CORES_WITHIN: Duration = Duration::from_secs(4);
 
 /// What holds now, and who is told when it changes.
 pub(super) struct InForce {
@@ -69,15 +70,20 @@ impl MemoryBudget {
     }
 }
 
-/// Why a configuration is not in force.
+/// Why a configuration is not in force, or not everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TuneError {
     /// It lacks what the running server must have. Nothing was changed.
     Config(ConfigErrors),
     /// Topics would refer to more patterns than there can be, those they had before included. Nothing was changed.
     Patterns,
-    /// A core has not answered; it goes by the configuration as soon as it gets to it.
-    Late,
+    /// These cores have not answered: they go by the configuration as soon as they get to it. The others do.
+    Late {
+        /// What has changed.
+        changes: Changes,
+        /// By number.
+        cores: Vec<usize>,
+    },
 }
 
 impl fmt::Display for TuneError {
@@ -88,11 +94,18 @@ impl fmt::Display for TuneError {
                 "65,536 patterns of topics have come and gone since the start; restart the server, and let one prefix \
                  stand for several names",
             ),
-            TuneError::Late => write!(
-                f,
-                "a core has not answered within {} s: the configuration is in force there once it does",
-                CORES_WITHIN.as_secs()
-            ),
+            TuneError::Late { changes, cores } => {
+                let cores: Vec<String> = cores.iter().map(|core| format!("core {core}")).collect();
+                write!(
+                    f,
+                    "applied=\"{}\" needs_restart=\"{}\"; on {} not yet, for want of an answer within {} s, but as soon \
+                     as it gets to it",
+                    changes.applied.join(", "),
+                    changes.needs_restart.join(", "),
+                    cores.join(", "),
+                    CORES_WITHIN.as_secs()
+                )
+            }
         }
     }
 }
@@ -113,6 +126,10 @@ impl Handle<Mail> {
     /// # Errors
     /// Why it does not, see [`TuneError`].
     pub fn tune(&self, config: &Config) -> Result<Changes, TuneError> {
+        self.tune_within(CORES_WITHIN, config)
+    }
+
+    fn tune_within(&self, cores_within: Duration, config: &Config) -> Result<Changes, TuneError> {
         let in_force = self.in_force();
         let _turn = in_force.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = in_force.read(Config::clone);
@@ -129,15 +146,51 @@ impl Handle<Mail> {
             self.send(core, Mail::Tune(Arc::clone(&options))).ok()?;
             let (done, answer) = oneshot::channel();
             self.control(core, Control::Tune { options: Box::new(core_options.clone()), done })?;
-            Some(answer)
+            Some((core, answer))
         });
-        let (told, deadline) = (told.collect::<Vec<_>>(), Instant::now() + CORES_WITHIN);
-        for answer in told {
-            match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Err(oneshot::RecvTimeoutError::Timeout) => return Err(TuneError::Late),
-                Ok(()) | Err(oneshot::RecvTimeoutError::Disconnected) => {}
-            }
+        let (told, deadline) = (told.collect::<Vec<_>>(), Instant::now() + cores_within);
+        let is_late = |answer: oneshot::Receiver<()>| {
+            let answered = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            answered == Err(oneshot::RecvTimeoutError::Timeout)
+        };
+        let late = told.into_iter().filter_map(|(core, answer)| is_late(answer).then_some(core));
+        match late.collect::<Vec<_>>() {
+            late if late.is_empty() => Ok(changes),
+            cores => Err(TuneError::Late { changes, cores }),
         }
-        Ok(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::capacity::{self, Wanted};
+    use super::super::handle::Core;
+    use super::super::listen::listen_all;
+    use super::*;
+    use crate::sys::host::HostFacts;
+    use crate::sys::wake::Waker;
+    use crossbeam_channel::unbounded;
+
+    #[test]
+    fn a_core_that_is_late_is_named_with_what_is_in_force_elsewhere() {
+        let wanted = Wanted { reactors: Some(1), max_connections: Some(10), ..Wanted::default() };
+        let plan = capacity::plan(&HostFacts::read(), &wanted).expect("this host carries ten");
+        let (_listeners, place) = listen_all("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
+        let (mails, mut orders): (Vec<_>, Vec<_>) = (0..3).map(|_| unbounded()).unzip();
+        let core = |mail| Core { mail, waker: Waker::new().unwrap(), counters: Arc::default() };
+        let in_force = InForce::new(Config::default(), plan, Arc::new(MemoryBudget::new(None)));
+        let cores = mails.into_iter().map(core).collect();
+        let handle: Handle<Mail> = Handle::new(place, cores, in_force, Arc::default(), Arc::default());
+        drop(orders.remove(1)); // core 1 has stopped, the others hang
+
+        let config = Config { echo: Some(false), reactors: Some(7), ..Config::default() };
+        let late = handle.tune_within(Duration::ZERO, &config).unwrap_err();
+        let changes = Changes { applied: vec!["echo".into()], needs_restart: vec!["reactors".into()] };
+        assert_eq!(late, TuneError::Late { changes, cores: vec![0, 2] });
+        assert_eq!(handle.configured(|config| config.echo), Some(false));
+        let said = late.to_string();
+        for part in ["applied=\"echo\"", "needs_restart=\"reactors\"", "core 0, core 2"] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }

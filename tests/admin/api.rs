@@ -3,11 +3,13 @@
 use crate::common::client::Client;
 use crate::common::frames::{TEXT, text};
 use crate::common::server::Server;
-use crate::common::{PATIENCE, eventually};
+use crate::common::{PATIENCE, eventually, replace_by_pipe, writer_once_read};
 use crate::{admin, ask, assert_error, get, post};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -502,6 +504,25 @@ fn a_reload_says_what_has_changed() {
 }
 
 #[test]
+fn a_reload_keeps_nobody_else_waiting() {
+    let folder = std::env::temp_dir().join(format!("megasock-admin-reload-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("megasock.toml");
+    fs::write(&file, "").unwrap();
+    let api = Api::start(1, &["--config", file.to_str().unwrap()]);
+    replace_by_pipe(&file);
+    let mut client = Client::connect(api.address);
+    client.send(post("/api/reload", "", "{}").as_bytes());
+    let mut writer = writer_once_read(&file);
+    assert_eq!(ask(api.address, get("/health", "")).status, 200);
+    writer.write_all(b"echo = \"off\"\n").unwrap();
+    drop(writer);
+    let body: Value = serde_json::from_slice(&client.response().body).expect("JSON");
+    assert_eq!(body, json!({"applied": ["echo"], "needs_restart": []}));
+    let _ = fs::remove_dir_all(&folder);
+}
+
+#[test]
 fn a_drain_is_announced_and_carried_out() {
     let mut api = Api::start(2, &[]);
     let mut members: Vec<Member> = (0..10).map(|_| api.enter("ann")).collect();
@@ -516,6 +537,26 @@ fn a_drain_is_announced_and_carried_out() {
         member.socket.expect_close(1012);
     }
     assert!(api.server.wait(PATIENCE).success());
+}
+
+#[test]
+fn a_drain_asked_for_again_answers_with_the_times_that_are_left() {
+    let api = Api::start(1, &["--reconnect-rate", "1"]);
+    let _members: Vec<Member> = (0..8).map(|_| api.enter("")).collect();
+    let drain = |timeout: &str| api.post("/api/drain", &json!({"timeout": timeout}));
+    let first = drain("20s");
+    assert_eq!((&first["clients"], &first["closes_over_ms"]), (&json!(8), &json!(8_000)));
+    let same = |answer: &Value| {
+        ["clients", "returns_over_ms"].iter().for_each(|field| assert_eq!(answer[field], first[field]));
+    };
+    let longer = drain("60s");
+    same(&longer);
+    assert!(longer["timeout_ms"].as_u64() <= Some(20_000), "{longer}");
+    assert!(longer["closes_over_ms"].as_u64() <= Some(8_000), "{longer}");
+    let shorter = drain("5s");
+    same(&shorter);
+    assert_eq!(shorter["timeout_ms"], 5_000);
+    assert!(shorter["closes_over_ms"].as_u64() <= Some(4_000), "{shorter}");
 }
 
 #[test]

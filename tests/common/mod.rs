@@ -11,6 +11,10 @@ pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod server;
 
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long any single event may take before the test calls it missing. Far above what a loaded machine needs.
@@ -26,6 +30,20 @@ pub(crate) fn eventually<T>(what: &str, within: Duration, mut look: impl FnMut()
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Puts a pipe in the place of a file: who reads it waits for what [`writer_once_read`] writes, and for its end.
+pub(crate) fn replace_by_pipe(file: &Path) {
+    fs::remove_file(file).expect("a file");
+    assert!(Command::new("mkfifo").arg(file).status().expect("mkfifo").success());
+}
+
+/// The pipe's other end, when somebody has begun to read it.
+pub(crate) fn writer_once_read(pipe: &Path) -> File {
+    eventually("the file is read", PATIENCE, || {
+        // Without a reader ENXIO, see fifo(7).
+        File::options().write(true).custom_flags(libc::O_NONBLOCK).open(pipe).ok()
+    })
 }
 
 /// Raises this process's soft descriptor limit to the hard one and says what it is now.

@@ -1,5 +1,6 @@
 //! What a request may fail with: one table of codes.
 
+use crate::control::ReloadError;
 use crate::control::answers::Late;
 use crate::control::http::Answer;
 use crate::server::{Invalid, Unanswered};
@@ -97,6 +98,15 @@ impl From<Invalid> for Fault {
     }
 }
 
+impl From<ReloadError> for Fault {
+    fn from(error: ReloadError) -> Fault {
+        match error {
+            ReloadError::Config(wrong) => Fault::new(Code::BadConfig, wrong),
+            ReloadError::Late(late) => Fault::new(Code::Timeout, late),
+        }
+    }
+}
+
 impl From<Fault> for Answer {
     fn from(fault: Fault) -> Answer {
         let answer = Answer::error(fault.code.status(), fault.code.text(), &fault.message);
@@ -104,5 +114,20 @@ impl From<Fault> for Answer {
             Code::TryAgain => answer.with(RETRY_AFTER, HeaderValue::from_static("1")),
             _ => answer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_that_is_late_somewhere_is_told_apart_from_one_that_changed_nothing() {
+        let answer = Answer::from(Fault::from(ReloadError::Late("on core 1 not yet".into())));
+        let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(body["error"], json!({"code": "timeout", "message": "on core 1 not yet"}));
+        let answer = Answer::from(Fault::from(ReloadError::Config("mend it".into())));
+        assert_eq!(answer.status, StatusCode::CONFLICT);
     }
 }

@@ -4,6 +4,7 @@ use super::arguments::Arguments;
 use super::channels::ok;
 use super::fault::{Code, Fault};
 use super::shape::Shape;
+use crate::control::answers::deadline;
 use crate::control::http::Answer;
 use crate::control::openapi;
 use crate::control::routes::Routes;
@@ -23,7 +24,9 @@ pub const DRAIN: Shape = Shape::Object(&[
 
 /// Names what is in force now, and what will be after a restart.
 pub async fn reload(routes: &Routes, _: Arguments) -> Result<Answer, Fault> {
-    let reloaded = (routes.operator.reload)().map_err(|wrong| Fault::new(Code::BadConfig, wrong))?;
+    let unread = |_| Fault::new(Code::TryAgain, "the server has no thread to spare; nothing has changed");
+    let reloading = (routes.operator.reload)();
+    let reloaded = routes.answers.by(deadline(), reloading).await?.map_err(unread)??;
     Ok(ok(&json!({"applied": reloaded.applied, "needs_restart": reloaded.needs_restart})))
 }
 
