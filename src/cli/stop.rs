@@ -63,7 +63,7 @@ pub(super) fn on_signal(mut signals: Signals, stop: Stop, reload: Reload, log: L
         let mut seen = 0;
         for signal in signals.forever() {
             if signal == SIGHUP {
-                let _ = reload.begin(); // told in the log
+                drop(reload.begin()); // told in the log
                 continue;
             }
             seen += 1;
