@@ -30,7 +30,7 @@ pub enum Mail {
         frame: Payload,
         /// A connection that does not get it.
         except: Option<ConnId>,
-        /// When it was made, by [`super::stats::now_us`].
+        /// When it was made, in microseconds of a clock that all cores share; it wraps.
         made_us: u32,
     },
     /// Publications that this core will not get.
