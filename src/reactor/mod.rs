@@ -19,6 +19,7 @@ mod mesh;
 mod peer;
 mod ping;
 mod pressure;
+mod quantum;
 mod recv;
 mod request;
 mod send;
@@ -45,6 +46,7 @@ use conn::{Conn, flag};
 use journal::Desk;
 use mesh::Incoming;
 use ping::Ping;
+use quantum::Quantum;
 use request::PartialHead;
 use stats::Busy;
 use std::collections::{HashMap, VecDeque};
@@ -179,6 +181,7 @@ pub struct Reactor<I: Io, H: Handler> {
     siblings: Arc<AtomicUsize>,
     /// Read where a newcomer comes and where a timer fires.
     pressure: Arc<Gauge>,
+    quantum: Quantum,
     random: u64,
 }
 
@@ -221,6 +224,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             work: Work::None,
             drain: None,
             tuning: None,
+            quantum: Quantum::new(),
             random: timers::seed(),
             io,
             handler,
@@ -263,6 +267,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         for completion in done.drain(..) {
             self.dispatch(completion);
         }
+        self.quantum.adapt(self.io.now_us().saturating_sub(self.woke_us));
         if backlog < COMPLETIONS_OF_A_BACKLOG && self.readable.is_empty() {
             self.caught_up_tick = self.now_tick;
         }

@@ -2,7 +2,8 @@
 //! messages.
 //!
 //! An idle connection waits on a multishot poll and owns no buffer. The poll is edge-triggered: a connection is received
-//! from until the kernel says the socket is empty, one receive a turn, so that no peer starves the others.
+//! from until the kernel says the socket is empty, one receive of a [`Quantum`](super::quantum::Quantum) a turn, so that no
+//! peer starves the others.
 
 use super::Reactor;
 use super::conn::{Phase, flag};
@@ -128,7 +129,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             let into = match conn.spill.as_mut().and_then(|spill| spill.begin_direct(DIRECT_BYTES_MIN)) {
                 Some((message, bytes_max)) => Inbound::Append(message, bytes_max),
                 None => match self.pool.lease() {
-                    Some(buffer) => Inbound::Buffer(buffer),
+                    Some(buffer) => Inbound::Buffer(buffer, self.quantum.bytes()),
                     None => return self.readable.push_front(id),
                 },
             };
@@ -147,7 +148,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return self.try_release(id);
         }
         let owner = match into {
-            Inbound::Buffer(buffer) => Owner::Buffer(buffer),
+            Inbound::Buffer(buffer, _) => Owner::Buffer(buffer),
             Inbound::Append(message, _) => {
                 if let Some(spill) = &mut conn.spill {
                     spill.finish_direct(message);

@@ -37,8 +37,8 @@ pub struct ConnId {
 
 /// Where a receive puts its bytes. Owned by the [`Io`] until the completion returns it.
 pub enum Inbound {
-    /// A pool buffer, filled from its start.
-    Buffer(Buffer),
+    /// A pool buffer, filled from its start, at most with so many bytes.
+    Buffer(Buffer, usize),
     /// Behind the vector's length, at most this many bytes and never beyond its capacity; the length grows by what
     /// arrived.
     Append(Vec<u8>, usize),

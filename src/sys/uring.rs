@@ -423,7 +423,7 @@ impl Io for Uring {
 
     fn recv(&mut self, id: ConnId, mut into: Inbound) {
         let (at, len) = match &mut into {
-            Inbound::Buffer(buffer) => (buffer.as_mut_ptr(), buffer.len()),
+            Inbound::Buffer(buffer, max) => (buffer.as_mut_ptr(), buffer.len().min(*max)),
             Inbound::Append(bytes, max) => {
                 let spare = bytes.spare_capacity_mut();
                 (spare.as_mut_ptr().cast(), spare.len().min(*max))

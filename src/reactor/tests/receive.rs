@@ -98,7 +98,7 @@ fn completions_of_an_earlier_client_are_counted_and_reach_nobody() {
     let result = message.len() as i32;
     let unsent = || crate::sys::Outbound::Segment(crate::buf::Segment::Bytes(b"late".to_vec(), 0..4));
     let late = [
-        Completion::Received { id: old, into: Inbound::Buffer(buffer), result, nonempty: true },
+        Completion::Received { id: old, into: Inbound::Buffer(buffer, usize::MAX), result, nonempty: true },
         Completion::Polled { id: old, result: libc::POLLIN.into(), more: true },
         Completion::Polled { id: old, result: -libc::ECANCELED, more: false },
         Completion::Unsent { id: old, rest: unsent(), result: -libc::EAGAIN },
@@ -122,7 +122,7 @@ fn completions_of_an_earlier_client_are_counted_and_reach_nobody() {
 fn completions_of_slots_that_never_were_are_counted() {
     let mut rig = Rig::new();
     let id = ConnId { slot: 7_000, generation: 3 };
-    let into = Inbound::Buffer(lease(&mut rig));
+    let into = Inbound::Buffer(lease(&mut rig), usize::MAX);
     rig.kernel().inject(Completion::Received { id, into, result: 10, nonempty: false });
     rig.kernel().inject(Completion::Polled { id, result: 1, more: true });
     rig.settle();
@@ -168,6 +168,35 @@ fn buffers_that_this_turns_sends_give_back_are_not_waited_for() {
     assert!(!has_input(&rig));
     assert_eq!(rig.kernel().now_us, begun_us, "a full pool is emptied without a pause");
     rig.kernel().sleep_until_us = 0;
+    rig.finish();
+}
+
+#[test]
+fn a_turn_takes_less_of_each_while_messages_take_long() {
+    let mut rig = Rig::new();
+    let flooders = rig.open_many(8);
+    let messages = 20_000;
+    for flooder in &flooders {
+        rig.kernel().arrive(*flooder, &text("x").repeat(messages));
+    }
+    let taken = |rig: &mut Rig| {
+        let before: usize = flooders.iter().map(|peer| rig.reactor.io.sockets[*peer].input.len()).sum();
+        rig.turn();
+        before - flooders.iter().map(|peer| rig.reactor.io.sockets[*peer].input.len()).sum::<usize>()
+    };
+    rig.turn(); // their events
+    let of_cheap_ones = taken(&mut rig);
+    rig.kernel().look_us = 10; // what a message takes, of those that are timed
+    (0..6).for_each(|_| drop(taken(&mut rig)));
+    let of_long_ones = taken(&mut rig);
+    assert!(of_long_ones * 4 < of_cheap_ones, "{of_long_ones} bytes after {of_cheap_ones}");
+    rig.kernel().look_us = 0;
+    (0..6).for_each(|_| drop(taken(&mut rig)));
+    assert_eq!(taken(&mut rig), of_cheap_ones);
+    rig.settle();
+    for flooder in flooders {
+        assert_eq!(rig.take_frames(flooder).len(), messages);
+    }
     rig.finish();
 }
 

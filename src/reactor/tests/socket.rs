@@ -136,8 +136,8 @@ impl Socket {
         }
         let max = self.recv_max.min(self.input.len());
         let count = match &mut into {
-            Inbound::Buffer(buffer) => {
-                let count = max.min(buffer.len());
+            Inbound::Buffer(buffer, bytes_max) => {
+                let count = max.min(buffer.len()).min(*bytes_max);
                 buffer.iter_mut().zip(self.input.drain(..count)).for_each(|(to, from)| *to = from);
                 count
             }

@@ -89,8 +89,8 @@ impl Ring {
 
     fn receive_buffer(&mut self, id: ConnId) -> (Vec<u8>, i32, bool) {
         let buffer = self.pool.lease().unwrap();
-        let (into, result, nonempty) = self.receive(id, Inbound::Buffer(buffer));
-        let Inbound::Buffer(buffer) = into else { panic!("the memory lent") };
+        let (into, result, nonempty) = self.receive(id, Inbound::Buffer(buffer, usize::MAX));
+        let Inbound::Buffer(buffer, _) = into else { panic!("the memory lent") };
         (buffer[..result.max(0) as usize].to_vec(), result, nonempty)
     }
 

@@ -205,7 +205,7 @@ impl Ring {
         match completion {
             Completion::Connected { id, result } => self.handle_connected(id.slot, result),
             Completion::Polled { id, result, more } => self.handle_polled(id.slot, result, more),
-            Completion::Received { id, into: Inbound::Buffer(buffer), result, nonempty } => {
+            Completion::Received { id, into: Inbound::Buffer(buffer, _), result, nonempty } => {
                 let full = result == buffer.len() as i32;
                 self.handle_received(id.slot, &buffer[..result.max(0) as usize], result, nonempty || full);
             }
@@ -283,7 +283,7 @@ impl Ring {
             Some(buffer) => {
                 peer.set(RECEIVING);
                 let id = peer.id(slot);
-                self.io.recv(id, Inbound::Buffer(buffer));
+                self.io.recv(id, Inbound::Buffer(buffer, usize::MAX));
             }
             None => self.starved.push(slot),
         }

@@ -70,7 +70,7 @@ impl<I: Io> Floor<I> {
             }
             Completion::AcceptFailed { .. } => self.io.accept(),
             Completion::Polled { id, result, more } => self.handle_poll(id, result, more),
-            Completion::Received { id, into: Inbound::Buffer(buffer), result, nonempty } => {
+            Completion::Received { id, into: Inbound::Buffer(buffer, _), result, nonempty } => {
                 self.handle_received(id, buffer, result, nonempty);
             }
             Completion::Unsent { id, rest, .. } => self.send_rest(id, rest),
@@ -138,7 +138,7 @@ impl<I: Io> Floor<I> {
         let buffer = self.pool.lease().expect("three a connection: received, sent and late");
         let slot = self.slot(id);
         (slot.readable, slot.receiving) = (false, true);
-        self.io.recv(id, Inbound::Buffer(buffer));
+        self.io.recv(id, Inbound::Buffer(buffer, usize::MAX));
     }
 
     fn handle_received(&mut self, id: ConnId, buffer: Buffer, result: i32, nonempty: bool) {
