@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -176,8 +177,14 @@ fn a_terminal_is_drawn_in_place_and_given_back() {
         eventually("a second screen", PATIENCE, || {
             (terminal.shown.lock().unwrap().matches("\x1b[H").count() >= 2).then_some(())
         });
+        // It hears its end while it waits for an answer.
+        server.signal("STOP");
+        terminal.wait_for("no answer: ");
+        let told = Instant::now();
         terminal.script.stdin.as_mut().unwrap().write_all(end.as_bytes()).unwrap();
         let shown = terminal.wait_for(GIVEN_BACK);
+        assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+        server.signal("CONT");
         assert!(!shown.contains("\x1b[?1049l\x1b[?1049h"), "once");
         let modes = terminal.wait_for("echoctl");
         assert!(modes.contains(" icanon ") && modes.contains(" echo "), "{modes:?}");

@@ -10,7 +10,7 @@ mod screen;
 use crate::config::Config;
 use crate::sys::terminal::{self, Keys};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{RecvError, Sender};
 use fetch::Source;
 use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGWINCH};
@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -57,7 +57,7 @@ pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
     let shown = if matches.get_flag("once") {
         print(&screen::screen(&first, columns(), colour).join("\n"))
     } else if is_terminal {
-        redraw(&source, first, colour)
+        redraw(source, first, colour)
     } else {
         follow(&source, first)
     };
@@ -98,6 +98,7 @@ fn follow(source: &Source, first: Value) -> io::Result<()> {
 
 /// What ends or redraws a screen.
 enum Told {
+    Answer(Result<Value, String>),
     Key(u8),
     Signal(i32),
 }
@@ -131,40 +132,38 @@ impl Drop for Canvas {
 }
 
 /// One screen, drawn in place.
-fn redraw(source: &Source, first: Value, colour: bool) -> io::Result<()> {
+fn redraw(source: Source, first: Value, colour: bool) -> io::Result<()> {
     let (tell, told) = crossbeam_channel::unbounded();
     watch_signals(tell.clone())?;
-    watch_keys(tell);
+    watch_keys(tell.clone());
+    watch_server(source, tell);
     let canvas = Canvas::take()?;
     let (mut info, mut problem) = (first, None);
     loop {
         let mut lines = screen::screen(&info, columns(), colour);
-        lines.extend([String::new(), problem.unwrap_or_else(|| "q ends".to_owned())]);
+        let last = problem.as_ref().map(|problem| screen::cut(&format!("no answer: {problem}"), columns()));
+        lines.extend([String::new(), last.unwrap_or_else(|| "q ends".to_owned())]);
         canvas.draw(&lines)?;
-        if is_over(&told) {
-            return Ok(());
+        match told.recv() {
+            Ok(Told::Answer(Ok(newer))) => (info, problem) = (newer, None),
+            Ok(Told::Answer(Err(newer))) => problem = Some(newer),
+            Ok(Told::Key(b'q' | b'Q')) | Err(RecvError) => return Ok(()),
+            Ok(Told::Key(_) | Told::Signal(SIGWINCH)) => {}
+            Ok(Told::Signal(_)) => return Ok(()),
         }
-        problem = match source.info() {
-            Ok(newer) => {
-                info = newer;
-                None
-            }
-            Err(problem) => Some(screen::cut(&format!("no answer: {problem}"), columns())),
-        };
     }
 }
 
-/// Waits for the next second, or a larger terminal; true at `q`, Ctrl-C and the like.
-fn is_over(told: &Receiver<Told>) -> bool {
-    let until = Instant::now() + EVERY;
-    loop {
-        match told.recv_deadline(until) {
-            Ok(Told::Key(b'q' | b'Q')) | Err(RecvTimeoutError::Disconnected) => return true,
-            Ok(Told::Signal(SIGWINCH)) | Err(RecvTimeoutError::Timeout) => return false,
-            Ok(Told::Signal(_)) => return true,
-            Ok(Told::Key(_)) => {}
+/// Asks each second, on a thread of its own: a server that does not answer must not keep `q` waiting.
+fn watch_server(source: Source, tell: Sender<Told>) {
+    thread::spawn(move || {
+        loop {
+            thread::sleep(EVERY);
+            if tell.send(Told::Answer(source.info())).is_err() {
+                return;
+            }
         }
-    }
+    });
 }
 
 fn watch_signals(tell: Sender<Told>) -> io::Result<()> {

@@ -134,6 +134,9 @@ impl Handle<Mail> {
         let _turn = in_force.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = in_force.read(Config::clone);
         let changes = next.adopt(config).map_err(TuneError::Config)?;
+        if changes.applied.is_empty() {
+            return Ok(changes); // the walk over all connections would change none
+        }
         let namespaces =
             next.namespaces.in_place_of(&in_force.now().namespaces).ok_or(TuneError::Patterns)?;
         let mut options = channels::options(&Config { namespaces: namespaces.clone(), ..next.clone() });
@@ -188,6 +191,9 @@ mod tests {
         let changes = Changes { applied: vec!["echo".into()], needs_restart: vec!["reactors".into()] };
         assert_eq!(late, TuneError::Late { changes, cores: vec![0, 2] });
         assert_eq!(handle.configured(|config| config.echo), Some(false));
+        // Again the same: nobody is asked.
+        let nothing = Changes { applied: vec![], needs_restart: vec!["reactors".into()] };
+        assert_eq!(handle.tune_within(Duration::ZERO, &config), Ok(nothing));
         let said = late.to_string();
         for part in ["applied=\"echo\"", "needs_restart=\"reactors\"", "core 0, core 2"] {
             assert!(said.contains(part), "{said}");
