@@ -118,6 +118,25 @@ fn who_is_not_there_or_somebody_else_is_told_apart() {
     banner.join().unwrap();
 }
 
+/// A byte at a time is no answer either.
+#[test]
+fn an_answer_has_three_seconds_in_all() {
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", slow.local_addr().unwrap());
+    let drip = thread::spawn(move || {
+        let (mut stream, _) = slow.accept().unwrap();
+        // It ends by itself, so that who waits for all of it is told apart.
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n{}".iter().chain(&[b' '; 30]) {
+            thread::sleep(Duration::from_millis(200));
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
+        }
+    });
+    assert_fails(&top(&["--once", "--url", &url]), &["no answer within 3 s"]);
+    drip.join().unwrap();
+}
+
 /// `megasock top` on a pseudo-terminal, which `script` of util-linux makes.
 struct Terminal {
     script: Child,

@@ -5,8 +5,9 @@ use crate::control::Key;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// All of one asking: reaching the server, and its whole answer.
 const WITHIN: Duration = Duration::from_secs(3);
 
 /// More than any answer has; it keeps what is no megasock from filling the memory.
@@ -14,7 +15,8 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Where the figures come from.
 pub(super) struct Source {
-    address: SocketAddr,
+    /// Tried in this order: a name may have one where nobody listens.
+    addresses: Vec<SocketAddr>,
     /// As the server is called, for its check of `Host`.
     host: String,
     key: Option<Key>,
@@ -23,9 +25,9 @@ pub(super) struct Source {
 impl Source {
     /// The admin listener of the configuration, or of a URL.
     pub fn new(config: &Config, url: Option<&str>) -> Result<Source, String> {
-        let (address, host) = match (url, config.admin_listen) {
+        let (addresses, host) = match (url, config.admin_listen) {
             (Some(url), _) => of_url(url)?,
-            (None, Some(address)) => (reachable(address), reachable(address).to_string()),
+            (None, Some(address)) => (vec![reachable(address)], reachable(address).to_string()),
             (None, None) => {
                 return Err(
                     "there is no admin listener (admin_listen is off)\n  fix: start the server with \
@@ -34,16 +36,17 @@ impl Source {
                 );
             }
         };
-        Ok(Source { address, host, key: config.admin_key.clone() })
+        Ok(Source { addresses, host, key: config.admin_key.clone() })
     }
 
     /// The figures now.
     pub fn info(&self) -> Result<Value, String> {
         let answer = self.ask().map_err(|error| {
             format!(
-                "no admin listener answers at {}: {error}\n  fix: start the server, or name its admin listener with \
+                "no admin listener answers at {}: {}\n  fix: start the server, or name its admin listener with \
                  --admin-listen or --url",
-                self.host
+                self.host,
+                said(&error)
             )
         })?;
         let (status, body) = parted(&answer).ok_or_else(|| self.foreign("no HTTP"))?;
@@ -69,9 +72,9 @@ impl Source {
     }
 
     fn ask(&self) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&self.address, WITHIN)?;
-        stream.set_read_timeout(Some(WITHIN))?;
-        stream.set_write_timeout(Some(WITHIN))?;
+        let deadline = Instant::now() + WITHIN;
+        let mut stream = self.connected(deadline)?;
+        stream.set_write_timeout(Some(left(deadline)?))?;
         let authorization = |key: &Key| format!("Authorization: {}\r\n", key.bearer());
         let key = self.key.as_ref().map_or(String::new(), authorization);
         let host = &self.host;
@@ -79,8 +82,48 @@ impl Source {
             format!("GET /api/info HTTP/1.1\r\nHost: {host}\r\n{key}Connection: close\r\n\r\n").as_bytes(),
         )?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        Hurried { stream, deadline }.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(answer)
+    }
+
+    /// The first address that accepts. Each has its share of the time: one that is silent leaves some for the next.
+    fn connected(&self, deadline: Instant) -> io::Result<TcpStream> {
+        let mut failed = io::ErrorKind::AddrNotAvailable.into();
+        for (address, untried) in self.addresses.iter().zip((1..=self.addresses.len() as u32).rev()) {
+            match TcpStream::connect_timeout(address, left(deadline)? / untried) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// A connection that is read until a deadline, however little comes at a time.
+struct Hurried {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Hurried {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        self.stream.read(into)
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// An error in words; the system has other ones for a time that is over.
+fn said(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            format!("no answer within {} s", WITHIN.as_secs())
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -104,7 +147,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn of_url(url: &str) -> Result<(SocketAddr, String), String> {
+fn of_url(url: &str) -> Result<(Vec<SocketAddr>, String), String> {
     let fix = "write it as http://10.0.0.7:9090; what stands behind TLS is reached through a tunnel: ssh -L";
     let host = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
     let is_host = |host: &&str| {
@@ -118,10 +161,8 @@ fn of_url(url: &str) -> Result<(SocketAddr, String), String> {
     } else {
         format!("{host}:80")
     };
-    let found = with_port.to_socket_addrs().map_err(|error| error.to_string());
-    match found.map(|mut addresses| addresses.next()) {
-        Ok(Some(address)) => Ok((address, host.to_owned())),
-        Ok(None) => Err(format!("--url {url}: there is no such host\n  fix: {fix}")),
+    match with_port.to_socket_addrs() {
+        Ok(addresses) => Ok((addresses.collect(), host.to_owned())),
         Err(error) => Err(format!("--url {url}: {error}\n  fix: {fix}")),
     }
 }
@@ -129,6 +170,8 @@ fn of_url(url: &str) -> Result<(SocketAddr, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+    use std::thread;
 
     #[test]
     fn a_url_is_a_host_with_or_without_a_port() {
@@ -137,13 +180,46 @@ mod tests {
             ("http://127.0.0.1/", "127.0.0.1:80", "127.0.0.1"),
             ("http://[::1]:9090/", "[::1]:9090", "[::1]:9090"),
         ] {
-            assert_eq!(of_url(url), Ok((address.parse().unwrap(), host.to_owned())), "{url}");
+            assert_eq!(of_url(url), Ok((vec![address.parse().unwrap()], host.to_owned())), "{url}");
         }
         for wrong in
             ["https://a.example", "127.0.0.1:9090", "http://", "http://a/b", "http://a b", "http://u@a:1"]
         {
             assert!(of_url(wrong).unwrap_err().contains("fix: "), "{wrong}");
         }
+    }
+
+    /// Accepts one connection and no more: what comes after is left without an answer.
+    fn full() -> (socket2::Socket, TcpStream) {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let first = TcpStream::connect(address(&listener)).unwrap();
+        (listener, first)
+    }
+
+    fn address(listener: &socket2::Socket) -> SocketAddr {
+        listener.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    #[test]
+    fn every_address_of_a_host_is_tried() {
+        let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (silent, _first) = full();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let last = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n7").unwrap();
+        });
+        let mut source =
+            Source { addresses: vec![refusing, address(&silent), last], host: "a".into(), key: None };
+        assert_eq!(source.info(), Ok(7.into()));
+        source.addresses = vec![refusing];
+        assert!(source.info().unwrap_err().contains("refused"));
+        source.addresses = vec![address(&silent)];
+        assert!(source.info().unwrap_err().contains("no answer within 3 s"));
     }
 
     #[test]
