@@ -1,8 +1,8 @@
 //! `megasock top`: what a running server does, once a second, in a terminal.
 //!
 //! It reads `/api/info` of the admin listener, as the dashboard does. On a terminal one screen is drawn in place until `q` or
-//! Ctrl-C; elsewhere each second is a line. `--once` prints one screen and ends: for scripts, whose exit code says whether the
-//! server answers.
+//! Ctrl-C; elsewhere, and on a terminal that cannot draw, each second is a line. `--once` prints one screen and ends: for
+//! scripts, whose exit code says whether the server answers.
 
 mod fetch;
 mod screen;
@@ -22,8 +22,8 @@ use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Columns where there is no terminal to ask.
-const COLUMNS: usize = 100;
+/// Columns and rows where there is no terminal to ask.
+const SIZE: (usize, usize) = (100, usize::MAX);
 
 /// The command and what it takes.
 pub(super) fn command() -> Command {
@@ -52,11 +52,11 @@ pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
         Ok(info) => info,
         Err(problem) => return failed(&problem),
     };
-    let is_terminal = io::stdout().is_terminal();
-    let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let draws = can_draw();
+    let colour = draws && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let shown = if matches.get_flag("once") {
-        print(&screen::screen(&first, columns(), colour).join("\n"))
-    } else if is_terminal {
+        print(&screen::screen(&first, size().0, colour).join("\n"))
+    } else if draws {
         redraw(source, first, colour)
     } else {
         follow(&source, first)
@@ -74,8 +74,14 @@ fn failed(problem: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn columns() -> usize {
-    terminal::size().map_or(COLUMNS, |(columns, _)| columns)
+/// Whether standard output is a terminal that knows escapes; one that is `dumb`, or of no kind, would show them.
+fn can_draw() -> bool {
+    let kind = std::env::var_os("TERM").unwrap_or_default();
+    io::stdout().is_terminal() && !kind.is_empty() && kind != "dumb"
+}
+
+fn size() -> (usize, usize) {
+    terminal::size().unwrap_or(SIZE)
 }
 
 fn print(text: &str) -> io::Result<()> {
@@ -115,11 +121,13 @@ impl Canvas {
         Ok(canvas)
     }
 
-    fn draw(&self, lines: &[String]) -> io::Result<()> {
-        let rows = terminal::size().map_or(usize::MAX, |(_, rows)| rows);
-        let drawn: Vec<String> = lines.iter().take(rows).map(|line| format!("{line}\x1b[K")).collect();
+    /// As many lines as fit above the last one, which is always there: it says whether the others are of now.
+    fn draw(&self, lines: &[String], last: &str, rows: usize) -> io::Result<()> {
+        // Erased before it is written: behind the last column, erasing takes what stands there.
+        let line = |line: &String| format!("\x1b[K{line}\r\n");
+        let above: String = lines.iter().take(rows.saturating_sub(1)).map(line).collect();
         let mut out = io::stdout().lock();
-        write!(out, "\x1b[H{}\x1b[J", drawn.join("\r\n"))?;
+        write!(out, "\x1b[H{above}\x1b[J{last}")?;
         out.flush()
     }
 }
@@ -140,10 +148,10 @@ fn redraw(source: Source, first: Value, colour: bool) -> io::Result<()> {
     let canvas = Canvas::take()?;
     let (mut info, mut problem) = (first, None);
     loop {
-        let mut lines = screen::screen(&info, columns(), colour);
-        let last = problem.as_ref().map(|problem| screen::cut(&format!("no answer: {problem}"), columns()));
-        lines.extend([String::new(), last.unwrap_or_else(|| "q ends".to_owned())]);
-        canvas.draw(&lines)?;
+        let (columns, rows) = size();
+        let mut lines = screen::screen(&info, columns, colour);
+        lines.push(String::new());
+        canvas.draw(&lines, &screen::status(problem.as_deref(), columns, colour), rows)?;
         match told.recv() {
             Ok(Told::Answer(Ok(newer))) => (info, problem) = (newer, None),
             Ok(Told::Answer(Err(newer))) => problem = Some(newer),

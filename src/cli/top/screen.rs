@@ -84,7 +84,7 @@ impl Line {
 }
 
 /// As much of a text as fits, without control characters.
-pub(super) fn cut(text: &str, columns: usize) -> String {
+fn cut(text: &str, columns: usize) -> String {
     let shown = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(shown).take(columns).collect()
 }
@@ -104,6 +104,16 @@ pub(super) fn screen(info: &Value, columns: usize, colour: bool) -> Vec<String> 
     lines.iter().map(|line| line.written(columns, colour)).collect()
 }
 
+/// What stands below a screen that is drawn again and again.
+pub(super) fn status(problem: Option<&str>, columns: usize, colour: bool) -> String {
+    let line = Line(Vec::new());
+    let line = match problem {
+        Some(problem) => line.painted(Paint::Bad, format!("no answer: {problem}")),
+        None => line.add("q ends"),
+    };
+    line.written(columns, colour)
+}
+
 /// One line: names and values, the same in every line.
 pub(super) fn line(info: &Value) -> String {
     let columns = [
@@ -113,14 +123,16 @@ pub(super) fn line(info: &Value) -> String {
         ("bytes_in", "/rates/bytes_in"),
         ("bytes_out", "/rates/bytes_out"),
         ("rss_bytes", "/memory/rss_bytes"),
-        ("message_p99_us", "/latency_us/message/p99"),
-        ("delivery_p99_us", "/latency_us/delivery/p99"),
-    ];
-    let values = columns.map(|(name, at)| {
-        format!(" {name}={}", number(info, at).map_or("-".to_owned(), |value| format!("{value:.0}")))
-    });
+    ]
+    .map(|(name, at)| (name, number(info, at)));
+    let latencies = [("message_p99_us", "message"), ("delivery_p99_us", "delivery")]
+        .map(|(name, kind)| (name, latency_us(info, kind, "p99")));
+    let pair = |(name, value): &(&str, Option<f64>)| {
+        format!(" {name}={}", value.map_or("-".to_owned(), |value| format!("{value:.0}")))
+    };
+    let pairs: String = columns.iter().chain(&latencies).map(pair).collect();
     let load = number(info, "/load").map_or("-".to_owned(), |load| format!("{load:.2}"));
-    format!("state={} load={load}{}", text(info, "/state"), values.concat())
+    format!("state={} load={load}{pairs}", text(info, "/state"))
 }
 
 fn number(info: &Value, at: &str) -> Option<f64> {
@@ -209,10 +221,17 @@ fn memory(info: &Value) -> Line {
     Line::labelled("memory").add(sizes).painted(paint, pressure)
 }
 
+/// Unknown where nothing was measured, for which the server has 0.
+fn latency_us(info: &Value, kind: &str, part: &str) -> Option<f64> {
+    let of_kind = info.pointer("/latency_us")?.get(kind)?;
+    let is_measured = number(of_kind, "/count") != Some(0.0);
+    of_kind.get(part).and_then(Value::as_f64).filter(|_| is_measured)
+}
+
 /// Median, 99 % and 99.9 %, two kinds a line.
 fn latencies(info: &Value) -> Vec<Line> {
     let one = |kind: &str| {
-        let part = |part: &str| match number(info, &format!("/latency_us/{kind}/{part}")) {
+        let part = |part: &str| match latency_us(info, kind, part) {
             None => "-".to_owned(),
             Some(us) if us < 10_000.0 => format!("{us:.0} us"),
             Some(us) => format!("{:.0} ms", us / 1_000.0),
@@ -306,7 +325,8 @@ mod tests {
                 "used_bytes": 1 << 30, "budget_bytes": 5u64 << 30, "pressure": "calm"},
             "rates": {"messages_in": 1_500.4, "messages_out": 2.0, "bytes_in": 2_048.0, "bytes_out": 1.0, "connects": 3.0,
                 "disconnects": 0.0},
-            "latency_us": {"message": {"count": 1, "p50": 3, "p99": 250, "p999": 12_345}},
+            "latency_us": {"message": {"count": 1, "p50": 3, "p99": 250, "p999": 12_345},
+                "delivery": {"count": 0, "p50": 0, "p99": 0, "p999": 0}},
             "core": [{"core": 0, "busy": 0.5, "connections": 50_000, "turn_p99_us": 120}],
             "disconnects": {"client_closed": 12, "shed": 0, "protocol_error": 2_000},
             "slow": {"dropped": 1, "gaps": 0, "disconnected": 0, "owed_bytes": 1, "owed_budget_bytes": 2_097_152},
@@ -354,6 +374,13 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_before_have_a_line_below_that_says_so() {
+        assert_eq!(status(None, 80, true), "q ends");
+        assert_eq!(status(Some("gone\nfix"), 80, false), "no answer: gone fix");
+        assert_eq!(status(Some("gone"), 9, true), "\x1b[1;31mno answer\x1b[0m");
+    }
+
+    #[test]
     fn a_drain_shows_and_many_cores_are_the_busiest() {
         let mut info = info();
         info["drain"] = json!({"clients": 10, "told": 9, "closed": 8, "seconds_left": 7});
@@ -381,6 +408,7 @@ mod tests {
     fn a_line_has_the_same_names_always() {
         let (full, empty) = (line(&info()), line(&json!({})));
         assert!(full.starts_with("state=ready load=0.42 connections=100000 messages_in=1500 "), "{full}");
+        assert!(full.ends_with(" message_p99_us=250 delivery_p99_us=-"), "{full}");
         let names =
             |line: &str| line.split(' ').map(|pair| pair.split('=').next().unwrap().to_owned()).collect();
         let (full, empty): (Vec<String>, Vec<String>) = (names(&full), names(&empty));
