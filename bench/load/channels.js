@@ -11,11 +11,12 @@ class Session {
   constructor(socket, vars, events) {
     Object.assign(this, { socket, events, asked: new Map(), nextId: 1, beganMs: nowMs() });
     this.channel = `load-${Math.floor(Math.random() * vars.channels)}`;
-    this.welcomed = new Promise(resolve => { this.welcome = resolve; });
+    this.welcomed = new Promise((resolve, reject) => Object.assign(this, { welcome: resolve, turnAway: reject }));
     socket.onmessage = ({ data }) => this.hear(JSON.parse(data));
     socket.onclose = ({ code }) => {
-      if (!this.leaves) events.emit("error", `closed with ${code}`);
-      this.asked.forEach(({ fail }) => fail(new Error(`closed with ${code}`)));
+      this.ended = new Error(`closed with ${code}`);
+      this.turnAway(this.ended);
+      this.asked.forEach(({ fail }) => fail(this.ended));
     };
   }
 
@@ -41,6 +42,7 @@ class Session {
 
   ask(what, command) {
     return new Promise((answer, fail) => {
+      if (this.ended) return fail(this.ended);
       const id = this.nextId++;
       this.asked.set(id, { what, atMs: nowMs(), answer, fail });
       this.socket.send(JSON.stringify({ ...command, id }));
@@ -76,7 +78,6 @@ async function talk({ session, vars }, events) {
 
 // Says goodbye; artillery closes the socket.
 async function leave({ session }) {
-  session.leaves = true;
   await session.ask("unsubscribe", { type: "unsubscribe", channel: session.channel });
 }
 
