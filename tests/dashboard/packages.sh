@@ -11,7 +11,8 @@ mkdir -p "$place"
 # What the folder holds is written beside it, so that another version is installed over an old one.
 if [[ $(cat "$place/installed" 2>/dev/null) != "$packages" ]]; then
     # shellcheck disable=SC2086 # a list of packages
-    npm install --silent --no-audit --no-fund --prefix "$place" $packages
+    npm install --loglevel=error --no-audit --no-fund --prefix "$place" $packages >/dev/null ||
+        { echo "dashboard: npm install failed" >&2; exit 1; }
     echo "$packages" >"$place/installed"
 fi
 export CLIENT_MODULES=$place
