@@ -50,7 +50,9 @@ impl Server {
 
     /// Starts a server of `reactors` cores.
     pub(crate) fn start_with_reactors(reactors: usize, flags: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_megasock"))
+        // scripts/test has the static binary tested, too.
+        let binary = std::env::var_os("TESTED_SERVER").unwrap_or(env!("CARGO_BIN_EXE_megasock").into());
+        let mut child = Command::new(binary)
             .args(["--listen", "127.0.0.1:0", "--reactors", &reactors.to_string()])
             .args(flags)
             .env("MEGASOCK_ADMIN_LISTEN", "127.0.0.1:0") // several servers at a time
