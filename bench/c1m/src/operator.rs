@@ -78,17 +78,11 @@ fn ask_on(admin: SocketAddr, request: &[u8], every: Duration, stop: &AtomicBool)
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let answer = ask(&mut stream, admin, request);
         match answer {
-            Ok(Answer { status: 200, body_bytes, closes, .. }) => {
+            Ok(Answer { status: 200, body_bytes, .. }) => {
                 asked.latency_us.push(due.elapsed().as_micros() as u64);
                 asked.body_bytes = body_bytes;
-                if closes {
-                    stream = None; // a connection has so many requests and no more
-                }
             }
-            _ => {
-                asked.failed += 1;
-                stream = None;
-            }
+            _ => asked.failed += 1,
         }
         due += every;
     }
@@ -105,11 +99,12 @@ pub(crate) struct Answer {
     closes: bool,
 }
 
-/// One request on a connection that is kept.
+/// One request on the connection that was kept, or a new one. It is kept for the next unless something went wrong or the answer
+/// says that none follows: a connection has so many requests and no more.
 pub(crate) fn ask(kept: &mut Option<TcpStream>, admin: SocketAddr, request: &[u8]) -> Result<Answer, Error> {
-    let stream = match kept {
+    let mut stream = match kept.take() {
         Some(stream) => stream,
-        None => kept.insert(open(admin)?),
+        None => open(admin)?,
     };
     stream.write_all(request)?;
     let mut received = Vec::new();
@@ -122,6 +117,7 @@ pub(crate) fn ask(kept: &mut Option<TcpStream>, admin: SocketAddr, request: &[u8
         if let Some(answer) = head(&received)?
             && received.len() >= answer.head_bytes + answer.body_bytes
         {
+            *kept = (!answer.closes).then_some(stream);
             return Ok(answer);
         }
     }
@@ -150,13 +146,16 @@ fn head(received: &[u8]) -> Result<Option<Answer>, Error> {
         status: response.code.unwrap_or(0),
         head_bytes,
         body_bytes: value("content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
-        closes: value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")),
+        closes: value("connection").is_some_and(|options| {
+            options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+        }),
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn an_answer_is_whole_when_its_body_is() {
@@ -165,5 +164,27 @@ mod tests {
         let whole = Answer { status: 200, head_bytes: answer.len() - 3, body_bytes: 3, closes: true };
         assert_eq!(head(answer).unwrap(), Some(whole));
         assert!(head(b"nonsense\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_connection_whose_last_answer_has_come_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                for word in ["", "", "Connection: x, Close\r\n"] {
+                    assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+                    let text = format!("HTTP/1.1 200 OK\r\n{word}Content-Length: 2\r\n\r\nok");
+                    stream.write_all(text.as_bytes()).unwrap();
+                }
+            }
+        });
+        let mut kept = None;
+        for number in 1..=9 {
+            let answer = ask(&mut kept, admin, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            assert_eq!((answer.status, kept.is_none()), (200, number % 3 == 0), "answer {number}");
+        }
+        server.join().unwrap();
     }
 }
