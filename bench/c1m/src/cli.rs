@@ -164,7 +164,8 @@ pub(crate) struct Drain {
 
 #[derive(Args, Clone, PartialEq)]
 pub(crate) struct Attack {
-    /// Kinds of attack, one after another; each runs as long as --load says, after as long without
+    /// Kinds of attack, one after another; each runs as long as --load says, and the honest are alone for as long twice
+    /// before the first and once after each
     #[arg(long = "kind", value_enum, value_delimiter = ',', default_values_t = AttackKind::ALL)]
     pub(crate) kinds: Vec<AttackKind>,
     /// Attackers of each kind at once

@@ -4,7 +4,7 @@ use crate::cli::{Attack, Drain, Flood, Options, Row, Storm};
 use crate::fleet::Fleet;
 use crate::plan::{Carry, Cores, Ends, carry, reactors, rings};
 use crate::production::{Production, read_token};
-use crate::report::{Host, Report, Settings, fanout, guard, operator, page, table};
+use crate::report::{Host, Report, Settings, fanout, page, table};
 use crate::run::Run;
 use crate::server::{Launch, Server, beside_this_program};
 use crate::target::{Speech, Target};
@@ -201,9 +201,7 @@ fn attack(run: &mut Run, recipe: &Recipe) {
     let Some(Row::Attack(Attack { kinds, attackers })) = recipe.row else { return };
     run.ramp(1.0);
     run.echo_each();
-    for kind in kinds {
-        run.attack(*kind, *attackers, run.options.echo_rate.unwrap_or(HONEST_RATE));
-    }
+    run.attacks(kinds, *attackers, run.options.echo_rate.unwrap_or(HONEST_RATE));
     run.echo_each();
 }
 
@@ -267,15 +265,15 @@ pub(crate) fn measure(row: Option<&Row>, options: &Options) -> Result<ExitCode, 
     Ok(if failed(&report) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A connection failed or was lost, an echo was wrong or missing, or a rate was not reached.
+/// A connection failed or was lost, an echo was wrong or missing, a rate was not reached, or a bound of the row is broken.
 fn failed(report: &Report) -> bool {
     let connections = report.connections.as_ref();
-    let broken = connections.is_none_or(|c| {
+    let lossy = connections.is_none_or(|c| {
         let wrong = c.echoes_mismatched + c.echoes_unanswered + c.misdelivered;
         c.failed + c.lost + wrong + fanout::missing(report) > 0 || c.opened < c.requested
     });
     let refused = report.echo.as_ref().is_some_and(|echo| echo.refused.is_some());
-    !report.interrupted && (broken || refused || guard::broken(report) || operator::broken(report))
+    !report.interrupted && (lossy || refused || !report.broken.is_empty())
 }
 
 fn prepare(recipe: &Recipe, options: &Options, facts: &HostFacts) -> Result<Run, String> {
@@ -437,13 +435,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_or_a_missed_rate_fails_the_run() {
+    fn a_lost_connection_a_missed_rate_or_a_broken_bound_fails_the_run() {
         let whole = Connections { requested: 2, opened: 2, ..Default::default() };
         let good = Report { connections: Some(whole.clone()), ..Default::default() };
         assert!(!failed(&good));
         let lost = Report { connections: Some(Connections { lost: 1, ..whole }), ..good.clone() };
         assert!(failed(&lost));
         let missed = Echo { refused: Some("98 %".into()), ..Default::default() };
-        assert!(failed(&Report { echo: Some(missed), ..good }));
+        assert!(failed(&Report { echo: Some(missed), ..good.clone() }));
+        let broken = Report { broken: vec!["a bound".into()], ..good };
+        assert!(failed(&broken) && !failed(&Report { interrupted: true, ..broken }));
     }
 }

@@ -17,7 +17,7 @@ use crate::observe::network::Packets;
 use crate::plan::Cores;
 use crate::progress::Progress;
 use crate::report::{
-    Connections, Cpu, Hold, MemoryFigures, Moment, Ramp, Report, Retention, Storm, quantiles,
+    Connections, Cpu, Hold, MemoryFigures, Moment, Ramp, Report, Retention, Storm, bounds, quantiles,
 };
 use crate::ring::Order;
 use crate::server::Server;
@@ -117,6 +117,11 @@ impl Run {
     fn note(&mut self, note: String) {
         eprintln!("c1m: {note}");
         self.report.notes.push(note);
+    }
+
+    /// What the row is for cannot be measured.
+    fn fail(&mut self, why: String) {
+        self.report.broken.push(why);
     }
 
     /// Nothing more to measure: ended by hand, or no connection is left.
@@ -458,6 +463,9 @@ impl Run {
             self.note("the server ended during the run".into());
         }
         self.report.interrupted = self.fleet.interrupted();
+        if !self.report.interrupted {
+            self.report.broken.extend(bounds::broken(&self.report));
+        }
         // The connections go first: a server that closes a million of them politely takes its time.
         self.fleet.quit();
         drop(self.server);

@@ -1,6 +1,7 @@
 //! What a run saw, as data: report.json is this, the table and the page are drawn from it. A phase that was not run is
 //! absent, never zero.
 
+pub(crate) mod bounds;
 pub(crate) mod fanout;
 pub(crate) mod guard;
 mod method;
@@ -61,8 +62,11 @@ pub(crate) struct Report {
     pub(crate) churn: Option<Churn>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) packets: Option<Packets>,
-    /// What makes a figure doubtful or a row failed, in words.
+    /// What makes a figure doubtful, in words.
     pub(crate) notes: Vec<String>,
+    /// Bounds of the row that did not hold, in words: the run has failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) broken: Vec<String>,
     /// The run was ended by hand.
     pub(crate) interrupted: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -295,6 +299,7 @@ mod tests {
             "churn",
             "drain",
             "attacks",
+            "broken",
             "timeline",
         ] {
             assert!(empty.get(phase).is_none(), "{phase}");

@@ -81,14 +81,6 @@ impl Flood {
     }
 }
 
-/// What a report must not have: a failed request, a client harmed, a listener that no longer answers.
-pub(crate) fn broken(report: &Report) -> bool {
-    let watch =
-        report.watch.as_ref().is_some_and(|watch| watch.scrapes.failed + watch.publications.failed > 0);
-    let flood = report.flood.as_ref().is_some_and(|flood| flood.errors > 0 || !flood.answers_after);
-    watch || flood
-}
-
 /// The table's lines.
 pub(crate) fn rows(report: &Report, row: &mut impl FnMut(&str, String, String)) {
     if let Some(watch) = &report.watch {
@@ -142,28 +134,9 @@ mod tests {
 
     #[test]
     fn rounds_are_compared_pair_by_pair() {
-        let flood = Flood {
-            rounds: vec![(100, 110), (200, 200), (50, 100)],
-            answers_after: true,
-            ..Flood::default()
-        };
+        let flood = Flood { rounds: vec![(100, 110), (200, 200), (50, 100)], ..Flood::default() };
         assert!((flood.ratio() - 1.1).abs() < 1e-9);
-        let even = Flood { rounds: vec![(100, 100), (100, 120)], ..flood.clone() };
+        let even = Flood { rounds: vec![(100, 100), (100, 120)], ..flood };
         assert!((even.ratio() - 1.1).abs() < 1e-9);
-        let report = |flood| Report { flood: Some(flood), ..Report::default() };
-        assert!(!broken(&report(flood.clone())));
-        assert!(broken(&report(Flood { errors: 1, ..flood.clone() })));
-        assert!(broken(&report(Flood { answers_after: false, ..flood })));
-    }
-
-    #[test]
-    fn a_request_that_failed_breaks_the_report() {
-        let good = Answers { count: 10, failed: 0, body_bytes: 1, p50_us: 1, p99_us: 2, max_us: 3 };
-        let watch = |scrapes| Report {
-            watch: Some(Watch { connections: 1, echoes_per_second: 1.0, scrapes, publications: good }),
-            ..Report::default()
-        };
-        assert!(!broken(&watch(good)));
-        assert!(broken(&watch(Answers { failed: 1, ..good })));
     }
 }

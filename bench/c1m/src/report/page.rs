@@ -41,9 +41,10 @@ fn html(report: &Report, method: &Map<String, Value>) -> String {
         body += "<p class=\"note\">Ended by hand: this is what was measured until then.</p>\n";
     }
     body += &figures(report);
-    for note in &report.notes {
+    let broken = report.broken.iter().map(|bound| format!("Broken: {bound}"));
+    for note in broken.chain(report.notes.iter().cloned()) {
         // Writing to a String cannot fail.
-        let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(note));
+        let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(&note));
     }
     let plots = [
         ("Ramp", plot::ramp(&report.timeline)),
@@ -126,9 +127,11 @@ mod tests {
 
     #[test]
     fn the_page_stands_alone_and_escapes_what_it_is_given() {
-        let report = Report { notes: vec!["<script>".into()], ..Report::default() };
+        let notes = vec!["<script>".into()];
+        let report = Report { notes, broken: vec!["a & b".into()], ..Report::default() };
         let page = html(&report, &Map::new());
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+        assert!(page.contains("Broken: a &amp; b"));
         for outside in ["http://", "https://", "src=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }

@@ -111,6 +111,9 @@ pub(crate) fn text(report: &Report) -> String {
     for note in &report.notes {
         let _ = writeln!(out, "  ! {note}");
     }
+    for bound in &report.broken {
+        let _ = writeln!(out, "  broken: {bound}");
+    }
     out
 }
 
@@ -141,8 +144,14 @@ mod tests {
         assert_eq!(text(&Report::default()), "");
         let connections = Some(Connections { requested: 1_000_000, opened: 999_999, ..Default::default() });
         let echo = Some(Echo { refused: Some("too slow".into()), ..Default::default() });
-        let table = text(&Report { connections, echo, notes: vec!["a note".into()], ..Default::default() });
-        for expected in ["999,999", "of 1,000,000", "refused", "too slow", "! a note"] {
+        let table = text(&Report {
+            connections,
+            echo,
+            notes: vec!["a note".into()],
+            broken: vec!["a bound".into()],
+            ..Default::default()
+        });
+        for expected in ["999,999", "of 1,000,000", "refused", "too slow", "! a note", "broken: a bound"] {
             assert!(table.contains(expected), "{expected} in\n{table}");
         }
         assert!(!table.contains("ramp"));

@@ -1,4 +1,4 @@
-//! Honest clients beside attackers: the same load alone and then beside them, what the honest notice and what the server
+//! Honest clients beside attackers: the same load alone and beside them in turns, what the honest notice and what the server
 //! takes.
 
 use super::{RATE_MIN, Run, achieved};
@@ -7,9 +7,11 @@ use crate::cli::AttackKind;
 use crate::fleet::Fleet;
 use crate::observe::cpu::Waits;
 use crate::observe::memory::{Memory, rss_bytes};
-use crate::report::guard::{Attack, AttackMemory, Honest};
+use crate::report::guard::{Attack, AttackMemory, Honest, median};
 use std::time::{Duration, Instant};
 
+/// Windows without attackers before the first attack. Each attack is compared with as many before it and the one after it.
+const QUIET_BEFORE: usize = 2;
 /// What the server may hold beside twice the attackers' bytes.
 const GROWTH_BESIDE_BYTES: u64 = 64 << 20;
 /// Attackers alone, so that the honest are measured when the attack is in full.
@@ -36,47 +38,81 @@ impl Peak {
         self.rss_bytes = self.rss_bytes.max(now.server_rss_bytes.unwrap_or(0));
         self.tcp_buffer_bytes = self.tcp_buffer_bytes.max(now.tcp_buffer_bytes);
     }
+
+    /// With what was there before and is now, where the server is here.
+    fn around(&self, before: &Memory, pid: Option<u32>, growth_max_bytes: u64) -> Option<AttackMemory> {
+        let (pid, rss_before_bytes) = pid.zip(before.server_rss_bytes)?;
+        Some(AttackMemory {
+            rss_before_bytes,
+            rss_peak_bytes: self.rss_bytes,
+            rss_after_bytes: rss_bytes(pid),
+            growth_max_bytes,
+            tcp_buffer_before_bytes: before.tcp_buffer_bytes,
+            tcp_buffer_peak_bytes: self.tcp_buffer_bytes,
+        })
+    }
 }
 
 impl Run {
-    /// One kind of attack: `per_second` honest echoes alone, then beside the attackers.
-    pub(crate) fn attack(&mut self, kind: AttackKind, attackers: u32, per_second: f64) {
-        if self.over() {
-            return;
+    /// Attacks one after another, each between windows in which the honest are alone: what an attack is compared with was
+    /// seen shortly before and after it.
+    pub(crate) fn attacks(&mut self, kinds: &[AttackKind], attackers: u32, per_second: f64) {
+        let mut quiet = Vec::new();
+        for _ in 0..QUIET_BEFORE {
+            if self.over() {
+                return;
+            }
+            quiet.push(self.alone(per_second));
         }
+        for kind in kinds {
+            if self.over() {
+                return;
+            }
+            let attack = self.attack(*kind, attackers, per_second, &mut quiet);
+            if self.fleet.interrupted() {
+                return; // windows were cut short
+            }
+            match attack {
+                Ok(attack) => self.report.attacks.push(attack),
+                Err(why) => self.fail(format!("{}: {why}", name_of(*kind))),
+            }
+        }
+    }
+
+    fn alone(&mut self, per_second: f64) -> Honest {
+        self.honest("alone", per_second, &mut |_| {})
+    }
+
+    /// One kind of attack: `per_second` honest echoes beside the attackers, and then alone, which is added to `quiet`.
+    fn attack(
+        &mut self,
+        kind: AttackKind,
+        attackers: u32,
+        per_second: f64,
+        quiet: &mut Vec<Honest>,
+    ) -> Result<Attack, String> {
         let pid = self.pid();
-        let name = name_of(kind);
-        let quiet = self.honest("alone", per_second, &mut |_| {});
-        let rss_before_bytes = pid.map(rss_bytes);
-        let before = self.spent();
+        let memory_before = Memory::now(pid);
+        let spent_before = self.spent();
         let started = Instant::now();
-        let hostile = match Attackers::start(kind, attackers, &self.target, &self.driver_cores) {
-            Ok(hostile) => hostile,
-            Err(why) => return self.note(why),
-        };
+        let hostile = Attackers::start(kind, attackers, &self.target, &self.driver_cores)?;
         let mut peak = Peak::default();
         self.fleet.hold(GATHER, |_| peak.look(pid));
-        let beside = self.honest(name, per_second, &mut |pid| peak.look(pid));
-        let spent = self.since(&before);
+        let beside = self.honest(name_of(kind), per_second, &mut |pid| peak.look(pid));
+        let spent = self.since(&spent_before);
         let wall = started.elapsed().as_secs_f64();
         let ledger = hostile.end();
         self.fleet.hold(RECOVER.min(4 * self.options.load), |_| {});
-        if ledger.deeds() == 0 {
-            self.note(format!("{name}: the attackers did nothing"));
-        }
-        let growth_max_bytes = 2 * ledger.wire_bytes() + GROWTH_BESIDE_BYTES;
-        let memory = pid.zip(rss_before_bytes).map(|(pid, rss_before_bytes)| AttackMemory {
-            rss_before_bytes,
-            rss_peak_bytes: peak.rss_bytes,
-            rss_after_bytes: rss_bytes(pid),
-            growth_max_bytes,
-            tcp_buffer_peak_bytes: peak.tcp_buffer_bytes,
-        });
-        self.report.attacks.push(Attack {
-            kind: name,
+        let memory = peak.around(&memory_before, pid, 2 * ledger.wire_bytes() + GROWTH_BESIDE_BYTES);
+        quiet.push(self.alone(per_second));
+        let near = &quiet[quiet.len().saturating_sub(QUIET_BEFORE + 1)..];
+        let quiet = median(near);
+        Ok(Attack {
+            kind: name_of(kind),
             attackers,
             quiet,
             beside,
+            quiet_p99_us: near.iter().map(|window| window.p99_us).collect(),
             p99_ratio: beside.p99_us as f64 / quiet.p99_us.max(1) as f64,
             wire_bytes: ledger.wire_bytes(),
             deeds: ledger.deeds(),
@@ -85,7 +121,7 @@ impl Run {
             memory,
             server_cores: spent.server.map(|cpu| cpu.as_secs_f64() / wall),
             driver_cores: spent.driver.as_secs_f64() / wall,
-        });
+        })
     }
 
     /// The honest load, as long as a load lasts.

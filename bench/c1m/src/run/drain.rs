@@ -27,9 +27,7 @@ impl Run {
             Ok(new) => self.server = Some(new),
             Err(why) => {
                 self.server = Some(old);
-                // Nothing was replaced: a failed run.
-                self.report.drain = Some(Drain::default());
-                self.note(why);
+                self.fail(format!("nothing was replaced: {why}"));
             }
         }
     }
@@ -66,7 +64,6 @@ impl Run {
         let summary = old.said();
         let lines: Vec<String> = summary.lines().map(str::to_owned).collect();
         let home = Homecoming::of(clients, joint.returns.clone(), Some(rate));
-        self.judge_peak(&home);
         self.report.drain = Some(Drain {
             homecoming: home,
             seconds_to_exit: exit_s,

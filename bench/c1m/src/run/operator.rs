@@ -28,11 +28,6 @@ impl Run {
         let askers = [Asker::scrapes(admin), Asker::publishes(admin)];
         self.open_loop(per_second, self.options.load);
         let [scrapes, publications] = askers.map(Asker::end);
-        for (what, asked) in [("scrapes", &scrapes), ("publications", &publications)] {
-            if asked.failed > 0 {
-                self.note(format!("{what}: {} failed", asked.failed));
-            }
-        }
         let answers = |asked: &Asked| Answers::of(&asked.histogram(), asked.failed, asked.body_bytes);
         self.report.watch = Some(Watch {
             connections,
@@ -50,7 +45,7 @@ impl Run {
         }
         let unrelated = match self.unrelated_server() {
             Ok(server) => server,
-            Err(why) => return self.note(why),
+            Err(why) => return self.fail(format!("no flood without a server elsewhere: {why}")),
         };
         let mut floods = Floods { connections, ..Floods::default() };
         floods.quiet_p99_us = self.honest("alone", per_second, &mut |_| {}).p99_us;

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 /// A client at the cap of its schedule needs so long for a few more attempts.
 const SCHEDULE_MAX: Duration = Duration::from_secs(120);
-/// Peaks above the limit by more than this are said: a bucket lets a tenth of a second come at once.
-const PEAK_OVER_LIMIT_MAX: f64 = 1.1;
 
 impl Run {
     /// Cuts all, and waits until each is back by the schedule of `clients/js`. `accept_rate` is what the server keeps to.
@@ -36,7 +34,6 @@ impl Run {
         let after = self.fleet.tally();
         let refused = joint.returns.refused();
         let home = Homecoming::of(before.open, joint.returns, accept_rate);
-        self.judge_peak(&home);
         self.report.storm = Some(Storm {
             seconds,
             refused,
@@ -61,14 +58,5 @@ impl Run {
         self.note_failures(&joint);
         self.count(0, &joint);
         joint
-    }
-
-    pub(super) fn judge_peak(&mut self, home: &Homecoming) {
-        if let (Some(over), Some(limit)) = (home.certain_over_limit, home.limit_per_second)
-            && over > PEAK_OVER_LIMIT_MAX
-        {
-            let peak = home.peak_1s_certain;
-            self.note(format!("{peak} were welcomed in one second, where the limit is {limit}/s"));
-        }
     }
 }
