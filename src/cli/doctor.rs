@@ -6,6 +6,7 @@
 //! it carries nothing, for a million. All of it for the process as it will be: with `harden`, without the privileges it gives up.
 //! Changes nothing; `scripts/tune` does.
 
+use super::say;
 use super::table::{Row, Table, Verdict, grouped};
 use crate::budget::{self, Amount, CoreBudget, HOST_NEEDS, HostNeed};
 use crate::config::Config;
@@ -14,7 +15,7 @@ use crate::sys::harden::{self, CALLS, HardenError};
 use crate::sys::host::{self, HostFacts};
 use crate::sys::probe::behaviour::{self, Finding};
 use crate::sys::probe::{self, Missing, Needed};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Looks at the host, prints the table, and fails where something stops `connections`.
@@ -49,7 +50,7 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
         format!("megasock doctor, for {} connections on Linux {}", grouped(target), facts.kernel_release);
     let table = Table { rows: &rows, colour };
     // Who closes the pipe early (head, a pager) has read enough; the exit code still counts.
-    let _ = writeln!(std::io::stdout(), "{head}\n\n{table}\n{}", summary(&rows, target, &plan));
+    say(format_args!("{head}\n\n{table}\n{}", summary(&rows, target, &plan)));
     match rows.iter().any(|row| row.verdict == Verdict::Stop) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,

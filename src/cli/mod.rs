@@ -17,6 +17,8 @@ use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources,
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,7 +47,7 @@ pub fn main() -> ExitCode {
     let config = match load(&sources, mistyped) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("megasock: {errors}");
+            complain(&errors);
             return ExitCode::from(2);
         }
     };
@@ -55,6 +57,23 @@ pub fn main() -> ExitCode {
         Some(("top", top)) => top::run(&config, top),
         _ => serve::run(config, sources),
     }
+}
+
+/// Says something on standard output, to whoever still reads it. `println!` would panic where nobody does: `megasock | head -1`
+/// must not end a server.
+fn say(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Says what is wrong on standard error, to whoever still reads that.
+fn complain(problem: impl Display) {
+    let _ = writeln!(io::stderr(), "megasock: {problem}");
+}
+
+/// Ends a command that cannot do what it is for.
+fn failed(problem: impl Display) -> ExitCode {
+    complain(problem);
+    ExitCode::FAILURE
 }
 
 /// All commands and flags.

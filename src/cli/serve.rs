@@ -3,6 +3,7 @@
 use super::log::Log;
 use super::reload::{NO_KEYS, Reload};
 use super::stop::{self, Stop};
+use super::{failed, say};
 use crate::config::{Config, Sources};
 use crate::control::{self, Operator, Settings};
 use crate::hub::{Mail, Open};
@@ -22,19 +23,19 @@ pub(super) fn run(config: Config, sources: Sources) -> ExitCode {
     memory::prepare();
     let log = match Log::start(&config) {
         Ok(log) => log,
-        Err(error) => return failed(&format!("cannot write a log on standard error: {error}")),
+        Err(error) => return failed(format!("cannot write a log on standard error: {error}")),
     };
     let facts = HostFacts::read();
     if let Err(missing) = probe::setup(&facts) {
-        return failed(&missing.explain(&facts).to_string());
+        return failed(missing.explain(&facts));
     }
     let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(signals) => signals,
-        Err(error) => return failed(&format!("cannot watch for signals: {error}")),
+        Err(error) => return failed(format!("cannot watch for signals: {error}")),
     };
     let admin = match admin_listener(&config) {
         Ok(admin) => admin,
-        Err(problem) => return failed(&problem),
+        Err(problem) => return failed(problem),
     };
     let harden = config.harden;
     let (replaces, is_open_to_all) = (config.replace, config.keys.is_empty() && !config.production);
@@ -42,29 +43,24 @@ pub(super) fn run(config: Config, sources: Sources) -> ExitCode {
     let started = if harden { server.start_hardened() } else { server.start() };
     let running = match started {
         Ok(running) => running,
-        Err(error) => return failed(&error.to_string()),
+        Err(error) => return failed(error),
     };
     if let Err(error) = log.detach() {
-        return failed(&format!("cannot start the log's thread: {error}"));
+        return failed(format!("cannot start the log's thread: {error}"));
     }
     let handle = running.handle().clone();
     let stop = Stop::new(handle.clone());
     let reload = Reload::new(sources, handle.clone(), log.clone());
     if let Err(problem) = start_control(admin, &running, &config, (stop.clone(), reload.clone(), &log)) {
-        return failed(&problem);
+        return failed(problem);
     }
     announce(&running, replaces, is_open_to_all);
     stop::on_signal(signals, stop, reload, log.clone());
     let started = Instant::now();
     running.wait();
     log.flush();
-    println!("{}", summary(&handle.counters(), started.elapsed()));
+    say(summary(&handle.counters(), started.elapsed()));
     ExitCode::SUCCESS
-}
-
-fn failed(problem: &str) -> ExitCode {
-    eprintln!("megasock: {problem}");
-    ExitCode::FAILURE
 }
 
 /// The admin listener's socket, taken before privileges are given up.
@@ -100,7 +96,7 @@ fn start_control(
         log: log.counts(),
     };
     control::start(listener, operator).map_err(cannot)?;
-    println!("admin on {address}");
+    say(format_args!("admin on {address}"));
     Ok(())
 }
 
@@ -108,16 +104,17 @@ fn announce(running: &Running<Mail>, replaces: bool, is_open_to_all: bool) {
     let plan = running.plan();
     // First: who waits for the line after it may rely on it.
     if replaces && running.shares_address() {
-        println!(
-            "beside the server it replaces: stop that one (SIGTERM), and it leaves its newcomers to this one"
+        say(
+            "beside the server it replaces: stop that one (SIGTERM), and it leaves its newcomers to this one",
         );
     } else if replaces {
-        println!("nobody to replace: no other server listens there");
+        say("nobody to replace: no other server listens there");
     }
-    println!("megasock {} listening on {}", env!("CARGO_PKG_VERSION"), running.handle().local_address());
-    println!("{plan}");
+    let (version, address) = (env!("CARGO_PKG_VERSION"), running.handle().local_address());
+    say(format_args!("megasock {version} listening on {address}"));
+    say(plan);
     if is_open_to_all {
-        println!("{NO_KEYS}");
+        say(NO_KEYS);
     }
 }
 

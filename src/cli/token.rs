@@ -3,6 +3,7 @@
 //! The token stands on stdout alone, so that `$(megasock token …)` is one; what a person wants to know is on stderr. A
 //! secret is never an argument, which every process of the host could read, and never printed.
 
+use super::{complain, failed};
 use crate::config::{Config, duration_ms};
 use crate::hub::token::{Algorithm, Keys, MintError, SECRET_BYTES_MIN, TokenError};
 use crate::proto::command::is_name;
@@ -60,10 +61,10 @@ type Stop = String;
 pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
     match mint(config, matches) {
         Ok((token, hint)) => {
-            eprintln!("megasock: {hint}");
+            complain(hint);
             printed(&token)
         }
-        Err(stop) => stopped(&stop),
+        Err(stop) => failed(stop),
     }
 }
 
@@ -73,22 +74,17 @@ pub(super) fn makes_key(matches: &ArgMatches) -> Option<ExitCode> {
     let name = matches.get_one::<String>("key").cloned();
     Some(match new_secret(path) {
         Ok(()) => {
-            eprintln!(
-                "megasock: made a secret in {}; add to the config file of each server:",
+            complain(format_args!(
+                "made a secret in {}; add to the config file of each server:",
                 path.display()
-            );
+            ));
             printed(&key_lines(path, name))
         }
-        Err(error) => stopped(&format!(
+        Err(error) => failed(format!(
             "cannot make {}: {error}; name a file that does not exist, where you may write",
             path.display()
         )),
     })
-}
-
-fn stopped(stop: &str) -> ExitCode {
-    eprintln!("megasock: {stop}");
-    ExitCode::FAILURE
 }
 
 /// Whoever closes the pipe early has not got it.

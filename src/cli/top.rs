@@ -7,6 +7,7 @@
 mod fetch;
 mod screen;
 
+use super::{complain, failed};
 use crate::config::Config;
 use crate::sys::terminal::{self, Keys};
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -45,12 +46,12 @@ pub(super) fn command() -> Command {
 pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
     let source = match Source::new(config, matches.get_one::<String>("url").map(String::as_str)) {
         Ok(source) => source,
-        Err(problem) => return failed(&problem),
+        Err(problem) => return failed(problem),
     };
     // Whatever keeps it from being seen at all is told at once.
     let first = match source.info() {
         Ok(info) => info,
-        Err(problem) => return failed(&problem),
+        Err(problem) => return failed(problem),
     };
     let draws = can_draw();
     let colour = draws && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -65,13 +66,8 @@ pub(super) fn run(config: &Config, matches: &ArgMatches) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Who reads the lines has enough of them.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => failed(&format!("cannot write to standard output: {error}")),
+        Err(error) => failed(format!("cannot write to standard output: {error}")),
     }
-}
-
-fn failed(problem: &str) -> ExitCode {
-    eprintln!("megasock: {problem}");
-    ExitCode::FAILURE
 }
 
 /// Whether standard output is a terminal that knows escapes; one that is `dumb`, or of no kind, would show them.
@@ -97,7 +93,7 @@ fn follow(source: &Source, first: Value) -> io::Result<()> {
         thread::sleep(EVERY);
         match source.info() {
             Ok(info) => print(&screen::line(&info))?,
-            Err(problem) => eprintln!("megasock: {problem}"),
+            Err(problem) => complain(problem),
         }
     }
 }
@@ -117,7 +113,7 @@ struct Canvas {
 impl Canvas {
     fn take() -> io::Result<Canvas> {
         let canvas = Canvas { _keys: Keys::read_singly()? };
-        print!("\x1b[?1049h\x1b[?25l");
+        write!(io::stdout(), "\x1b[?1049h\x1b[?25l")?;
         Ok(canvas)
     }
 
@@ -134,8 +130,8 @@ impl Canvas {
 
 impl Drop for Canvas {
     fn drop(&mut self) {
-        print!("\x1b[?25h\x1b[?1049l");
-        let _ = io::stdout().flush(); // a terminal that has gone needs it no more
+        let mut out = io::stdout().lock();
+        let _ = write!(out, "\x1b[?25h\x1b[?1049l").and_then(|()| out.flush()); // a terminal that has gone needs it no more
     }
 }
 

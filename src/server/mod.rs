@@ -35,7 +35,7 @@ use capacity::{Plan, Wanted};
 use crossbeam_channel::Sender;
 use pressure::{Seen, Watch};
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -402,7 +402,8 @@ impl Core {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "a panic, reported above".to_owned(),
         };
-        eprintln!("megasock: reactor {index} cannot go on: {cause}; the process ends");
+        // Not eprintln!, which panics where nobody reads: the process would go on without this core.
+        let _ = writeln!(io::stderr(), "megasock: reactor {index} cannot go on: {cause}; the process ends");
         std::process::abort();
     }
 }

@@ -4,6 +4,8 @@ use crate::common::client::{Client, End, request, upgrade_request};
 use crate::common::frames::{self, TEXT};
 use crate::common::server::Server;
 use crate::common::{PATIENCE, eventually};
+use std::io;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const READY: &[u8] = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -141,6 +143,35 @@ fn a_drain_interrupts_nobody_inside_a_message() {
     }
     inside.expect_close(1012);
     assert!(server.wait(PATIENCE).success());
+}
+
+/// A server without an audience; killed if the test panics.
+struct Unheard(Child);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_that_nobody_listens_to_drains_and_ends_with_0() {
+    let nobody = || io::pipe().expect("a pipe").1;
+    let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--reactors", "1"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_megasock"));
+    let started = command.args(flags).stdin(Stdio::null()).stdout(nobody()).stderr(nobody()).spawn();
+    let mut server = Unheard(started.expect("the binary starts"));
+    let pid = server.0.id().to_string();
+    // Where it listens is not known; that it would obey is: bit 14 is SIGTERM, proc(5).
+    eventually("it watches for signals", PATIENCE, || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        (u64::from_str_radix(caught.trim(), 16).ok()? >> 14 & 1 == 1).then_some(())
+    });
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().expect("kill").success());
+    let status = eventually("it ends", PATIENCE, || server.0.try_wait().expect("its own child"));
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
