@@ -8,7 +8,10 @@ mod common;
 use common::client::{Client, End, KEYS, upgrade_request};
 use common::server::Server;
 use common::{PATIENCE, eventually};
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,6 +19,9 @@ use std::thread::JoinHandle;
 
 /// Set in the process inside the namespace. Not `MEGASOCK_…`: that would be an option, and none that exists.
 const INSIDE: &str = "TEST_OF_MEGASOCK_INSIDE";
+
+/// What it is set to: servers started there have it in their environment, and nobody may see it among arguments.
+const SECRET: &str = "a secret\nof two = lines";
 
 /// Runs this very test again in a network namespace with `tcp_migrate_req` set so, and says whether this is that run.
 fn inside_a_namespace(test: &str, migrate: u8) -> bool {
@@ -35,7 +41,7 @@ fn inside_a_namespace(test: &str, migrate: u8) -> bool {
         .args(["--net", "sh", "-c", &script, "sh"])
         .arg(std::env::current_exe().expect("this binary"))
         .args([test, "--exact", "--nocapture"])
-        .env(INSIDE, "1")
+        .env(INSIDE, SECRET)
         .status()
         .expect("unshare, of util-linux");
     assert!(run.success(), "inside the namespace: {run}");
@@ -199,6 +205,20 @@ fn with_nobody_to_replace_it_starts_and_says_so() {
 /// The process that the script says it started, which outlives the script.
 struct Started(String);
 
+impl Started {
+    /// By what the script said.
+    fn of(said: &str) -> Started {
+        let pid = said.lines().find_map(|line| line.strip_prefix("process ")?.split_once(" listens beside"));
+        Started(pid.unwrap_or_else(|| panic!("{said}")).0.to_owned())
+    }
+
+    /// The variables it was started with.
+    fn environment(&self) -> Vec<String> {
+        let bytes = fs::read(format!("/proc/{}/environ", self.0)).expect("it runs");
+        bytes.split(|byte| *byte == 0).map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
+    }
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-s", "KILL", &self.0]).status();
@@ -210,18 +230,11 @@ fn the_script_replaces_a_process_by_its_number() {
     if !inside_a_namespace("the_script_replaces_a_process_by_its_number", 1) {
         return;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rolling-restart");
     let folder = std::env::temp_dir().join(format!("megasock-restart-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder for the log");
-    let run = |arguments: &[&str]| {
-        let done = Command::new(script).args(arguments).current_dir(&folder).output().expect("bash");
-        let said =
-            [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-        (done.status.success(), said)
-    };
+    fs::create_dir_all(&folder).expect("a folder for the log");
+    let run = |arguments: &[&str]| run_script(&folder, arguments);
     // The only process in this namespace: every port is free.
     let mut old = Server::start(&["--listen", "127.0.0.1:8080"]);
-    let mut client = old.open();
     let pid = old.pid().to_string();
     let (worked, said) = run(&[&pid, "--check"]);
     assert!(worked && said.contains("--listen 127.0.0.1:8080 --replace on"), "{said}");
@@ -234,14 +247,65 @@ fn the_script_replaces_a_process_by_its_number() {
     old.assert_serves();
 
     let load = Load::start(old.address, 2);
-    let watch = std::thread::spawn(move || client.expect_close(1012));
-    let (worked, said) = run(&[&pid, "--log", "new.log"]);
-    let new = said.lines().find_map(|line| line.strip_prefix("process ")?.split_once(" listens beside"));
-    let _new = Started(new.unwrap_or_else(|| panic!("{said}")).0.to_owned());
-    assert!(worked && said.contains("has ended"), "{said}");
-    watch.join().expect("told");
-    load.pass(200);
+    let replace = |pid: &str, log| {
+        let mut client = Client::open(old.address);
+        let told = std::thread::spawn(move || client.expect_close(1012));
+        let (worked, said) = run(&[pid, "--log", log]);
+        let new = Started::of(&said);
+        assert!(worked && said.contains(&format!("process {pid} has ended, {} serves", new.0)), "{said}");
+        told.join().expect("told");
+        load.pass(200);
+        new
+    };
+    let new = replace(&pid, "new.log");
+    let newer = replace(&new.0, "newer.log");
+    std::mem::forget(new); // it has ended, and its number may be another's
     load.end();
     assert!(old.wait(PATIENCE).success());
-    std::fs::remove_dir_all(&folder).expect("its own folder");
+    let flags = fs::read_to_string(format!("/proc/{}/cmdline", newer.0)).expect("it runs");
+    assert_eq!(flags.matches("--replace").count(), 1, "{flags:?}");
+    fs::remove_dir_all(&folder).expect("its own folder");
+}
+
+/// Runs it in `folder`, with an environment that is not the server's; whether it worked, and what it said.
+fn run_script(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let path = std::env::var("PATH").expect("PATH");
+    let done = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rolling-restart"))
+        .args(arguments)
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", folder.display()))
+        .env("ONLY_OF_THE_SCRIPT", "1")
+        .env_remove(INSIDE)
+        .output()
+        .expect("bash");
+    let said = [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    (done.status.success(), said)
+}
+
+#[test]
+fn the_script_hands_the_environment_on_and_not_as_arguments() {
+    if !inside_a_namespace("the_script_hands_the_environment_on_and_not_as_arguments", 1) {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("megasock-environment-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder for the log");
+    // The programs it starts the server through write down how they are called.
+    for program in ["env", "setsid"] {
+        let (note, shim) = (folder.join("called"), folder.join(program));
+        let noted =
+            format!("#!/bin/sh\necho \"$@\" >>'{}'\nexec /usr/bin/{program} \"$@\"\n", note.display());
+        fs::write(&shim, noted).expect("a program");
+        fs::set_permissions(&shim, Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let mut old = Server::start(&["--listen", "127.0.0.1:8080"]);
+    let (worked, said) = run_script(&folder, &[&old.pid().to_string(), "--log", "new.log"]);
+    let new = Started::of(&said);
+    assert!(worked, "{said}");
+    let environment = new.environment();
+    assert!(environment.contains(&format!("{INSIDE}={SECRET}")), "{environment:#?}");
+    assert!(!environment.iter().any(|entry| entry.starts_with("ONLY_OF_THE_SCRIPT")), "{environment:#?}");
+    let called = fs::read_to_string(folder.join("called")).expect("both were called");
+    assert!(called.contains("--replace on") && !called.contains("a secret"), "{called}");
+    assert!(old.wait(PATIENCE).success());
+    fs::remove_dir_all(&folder).expect("its own folder");
 }
