@@ -28,6 +28,8 @@ use std::io;
 pub enum HardenError {
     /// There are other threads, which would keep theirs.
     OtherThreads(u64),
+    /// Nothing says whether there are.
+    UnknownThreads,
     /// The kernel refuses to take capabilities away.
     Capabilities(io::Error),
     /// The filter cannot be put on.
@@ -41,6 +43,11 @@ impl fmt::Display for HardenError {
                 f,
                 "cannot give up privileges: {threads} threads run, and each would keep its own\n  fix: start the hardened \
                  server before any other thread"
+            ),
+            HardenError::UnknownThreads => write!(
+                f,
+                "cannot give up privileges: /proc/self/status does not say how many threads run, and each would keep its own\n  \
+                 fix: mount /proc, or --harden off to serve with all privileges"
             ),
             HardenError::Capabilities(error) => write!(
                 f,
@@ -61,11 +68,17 @@ impl std::error::Error for HardenError {}
 /// Gives up the privileges of this process.
 ///
 /// # Errors
-/// Where there are other threads, or the kernel refuses.
+/// Where there are other threads, or may be, or the kernel refuses.
 pub fn apply() -> Result<(), HardenError> {
-    match host::threads() {
-        0 | 1 => give_up(),
-        threads => Err(HardenError::OtherThreads(threads)),
+    alone(host::threads())?;
+    give_up()
+}
+
+fn alone(threads: Option<u64>) -> Result<(), HardenError> {
+    match threads {
+        Some(1) => Ok(()),
+        Some(threads) => Err(HardenError::OtherThreads(threads)),
+        None => Err(HardenError::UnknownThreads),
     }
 }
 

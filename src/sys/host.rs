@@ -198,9 +198,9 @@ pub fn name() -> String {
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
 
-/// Threads of this process; 0 where /proc does not say.
-pub fn threads() -> u64 {
-    field(&text("/proc/self/status"), "Threads:").parse().unwrap_or(0)
+/// Threads of this process, where /proc says.
+pub fn threads() -> Option<u64> {
+    field(&text("/proc/self/status"), "Threads:").parse().ok()
 }
 
 /// Raises the soft RLIMIT_NOFILE to the hard one.

@@ -177,6 +177,14 @@ fn a_process_with_threads_is_told_so_and_a_rehearsal_leaves_it_as_it_was() {
 }
 
 #[test]
+fn threads_nobody_counts_are_not_taken_for_one() {
+    alone(Some(1)).unwrap();
+    let refused = alone(None).unwrap_err().to_string();
+    assert!(refused.contains("fix: mount /proc"), "{refused}");
+    assert!(matches!(alone(Some(2)).unwrap_err(), HardenError::OtherThreads(2)));
+}
+
+#[test]
 fn a_thread_may_come_later_itself_and_nobody_else() {
     hardened(|| {
         crate::sys::priority::lower(5).unwrap();
