@@ -238,8 +238,9 @@ impl Client {
             if !self.receive(deadline) && self.ended.is_some() {
                 assert!(
                     self.pending.is_empty(),
-                    "the connection ended inside a frame: {:02x?}",
-                    self.pending
+                    "the connection ended inside a frame: {} bytes, {:02x?}",
+                    self.pending.len(),
+                    &self.pending[..self.pending.len().min(16)]
                 );
                 return None;
             }

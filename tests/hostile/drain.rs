@@ -1,7 +1,7 @@
 //! Stopping: newcomers are told to come back, those inside are told to go, and the process ends in time.
 
 use crate::common::client::{Client, End, request, upgrade_request};
-use crate::common::frames::{self, TEXT};
+use crate::common::frames::{self, BINARY, TEXT};
 use crate::common::server::Server;
 use crate::common::{PATIENCE, eventually};
 use std::io;
@@ -122,26 +122,37 @@ fn a_second_signal_ends_at_once() {
     server.signal("TERM");
     assert_eq!(stays.close_frame().close_code(), Some(1012));
     server.signal("TERM");
-    let began = Instant::now();
-    server.wait(PATIENCE);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Within the timeouts.
+    assert_eq!(server.wait(PATIENCE).code(), Some(128 + 15));
 }
 
 #[test]
 fn a_drain_interrupts_nobody_inside_a_message() {
-    let mut server = Server::start(&[]);
-    // An unfinished message does not hold up the drain, and an echo already under way arrives before the close.
-    let mut inside = server.open();
-    inside.send(&frames::frame(TEXT, b"never finished"));
-    let mut clients: Vec<Client> = (0..50).map(|_| server.open()).collect();
-    for client in &mut clients {
-        client.echo(TEXT, b"before the drain");
+    let large = ["--max-message-bytes", "8MiB", "--send-queue-bytes-max", "16MiB"];
+    let mut server = Server::start(&[&large[..], &["--close-timeout", "60s"]].concat());
+    // One is inside what it sends, which does not hold up the others' drain, nor is it cut off.
+    let message = frames::message(TEXT, b"the rest comes after the Close");
+    let (begun, rest) = message.split_at(20);
+    let mut sends = server.open();
+    sends.send(begun);
+    // Some are inside an echo under way: it is more than their sockets hold, and only its beginning has been seen.
+    let echo = vec![7; 8 << 20];
+    let mut receive: Vec<Client> = (0..3).map(|_| server.open()).collect();
+    for client in &mut receive {
+        client.send(&frames::message(BINARY, &echo));
+        client.stream().peek(&mut [0]).expect("the echo has begun");
     }
+    let mut last = server.open();
     server.signal("TERM");
-    for client in &mut clients {
+
+    last.expect_close(1012);
+    assert_eq!(sends.close_frame().close_code(), Some(1012));
+    for client in &mut receive {
+        client.expect_echo(BINARY, &echo);
         client.expect_close(1012);
     }
-    inside.expect_close(1012);
+    sends.send(&[rest, &frames::close(1012, b"")].concat());
+    sends.ends_with(End::Eof);
     assert!(server.wait(PATIENCE).success());
 }
 
