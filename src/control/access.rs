@@ -12,7 +12,7 @@
 //! With a key the middle two are not needed, and a proxy may serve the dashboard under a name: no page knows the key.
 //! The page at `GET /` holds nothing secret; it asks for the key.
 
-use super::http::{Answer, Request};
+use super::http::{Answer, Code, Request};
 use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use ::http::{Method, StatusCode};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -102,8 +102,7 @@ fn check_key(key: &Key, request: &Request) -> Result<(), Answer> {
             let message =
                 "send the header Authorization: Bearer KEY, with the key in the server's admin_key_file";
             let challenge = HeaderValue::from_static("Bearer realm=\"megasock\"");
-            Err(Answer::error(StatusCode::UNAUTHORIZED, "unauthorized", message)
-                .with(WWW_AUTHENTICATE, challenge))
+            Err(Answer::error(Code::Unauthorized, message).with(WWW_AUTHENTICATE, challenge))
         }
     }
 }
@@ -151,13 +150,9 @@ fn check_content_type(request: &Request) -> Result<(), Answer> {
     if request.method != Method::POST || is_json() {
         return Ok(());
     }
-    Err(Answer::error(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_media_type",
-        "a POST has the header Content-Type: application/json",
-    ))
+    Err(Answer::error(Code::UnsupportedMediaType, "a POST has the header Content-Type: application/json"))
 }
 
 fn forbidden(message: &str) -> Answer {
-    Answer::error(StatusCode::FORBIDDEN, "forbidden", message)
+    Answer::error(Code::Forbidden, message)
 }

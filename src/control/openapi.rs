@@ -2,21 +2,30 @@
 
 use super::access::OPEN_PATHS;
 use super::api::arguments::{Need, Parameter};
-use super::api::fault::Code;
 use super::api::shape::ERROR;
+use super::http::Code;
 use super::routes::{Asks, ENDPOINTS, Endpoint, Gives};
 use ::http::Method;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What any request may fail with, by who asks.
-const ANY: &[Code] = &[Code::Unauthorized, Code::Forbidden];
+/// What any request may fail with: by who asks, by its head, by its body, by how many there are.
+const ANY: &[Code] = &[
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::BadRequest,
+    Code::RequestTimeout,
+    Code::LengthRequired,
+    Code::TooLarge,
+    Code::UriTooLong,
+    Code::ExpectationFailed,
+    Code::HeadTooLarge,
+    Code::VersionNotSupported,
+    Code::TryAgain,
+];
 
-/// And one with parameters.
-const WITH_PARAMETERS: &[Code] = &[Code::BadRequest];
-
-/// And one with a body.
-const WITH_BODY: &[Code] = &[Code::BadRequest, Code::TooLarge, Code::UnsupportedMediaType];
+/// And a POST.
+const OF_POST: &[Code] = &[Code::UnsupportedMediaType];
 
 /// And one that asks cores.
 const WITH_CORES: &[Code] = &[Code::Stopped, Code::Timeout];
@@ -28,6 +37,8 @@ pub(super) fn document(has_key: bool) -> Value {
         let method = endpoint.method.as_str().to_ascii_lowercase();
         paths.entry(endpoint.path).or_default().insert(method, operation(endpoint));
     }
+    let failures: Map<String, Value> =
+        Code::ALL.iter().map(|code| (code.text().to_owned(), failure(&[*code]))).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -40,11 +51,16 @@ pub(super) fn document(has_key: bool) -> Value {
         "paths": paths,
         "components": {
             "schemas": {"Error": ERROR.schema()},
+            "responses": failures,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": {
                 "RequestId": {
                     "description": "The caller's, where it was well-formed, or else the server's own.",
                     "schema": {"type": "string"},
+                },
+                "RetryAfter": {
+                    "description": "With `try_again`: seconds until it may be asked again.",
+                    "schema": {"type": "integer", "minimum": 1},
                 },
             },
         },
@@ -81,29 +97,35 @@ fn responses(endpoint: &Endpoint) -> Value {
     };
     let mut responses = Map::new();
     responses.insert("200".into(), json!({"description": "Done.", "headers": headers, "content": content}));
-    let common = match (endpoint.method == Method::POST, endpoint.takes.is_empty()) {
-        (true, _) => WITH_BODY,
-        (false, true) => &[],
-        (false, false) => WITH_PARAMETERS,
-    };
+    let of_post = if endpoint.method == Method::POST { OF_POST } else { &[] };
     let of_cores = if endpoint.asks == Asks::Nobody { &[] } else { WITH_CORES };
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-    for code in ANY.iter().chain(common).chain(of_cores).chain(endpoint.fails) {
+    for code in ANY.iter().chain(of_post).chain(of_cores).chain(endpoint.fails) {
         let codes = by_status.entry(code.status().as_u16()).or_default();
         if !codes.contains(code) {
             codes.push(*code);
         }
     }
     for (status, codes) in by_status {
-        let about: Vec<String> =
-            codes.iter().map(|code| format!("`{}`: {}", code.text(), code.about())).collect();
-        let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}});
-        responses.insert(
-            status.to_string(),
-            json!({"description": about.join(" "), "headers": headers, "content": content}),
-        );
+        let response = match &codes[..] {
+            [code] => json!({"$ref": format!("#/components/responses/{}", code.text())}),
+            several => failure(several),
+        };
+        responses.insert(status.to_string(), response);
     }
     responses.into()
+}
+
+/// The answer with one of these codes, which have the same status.
+fn failure(codes: &[Code]) -> Value {
+    let about: Vec<String> =
+        codes.iter().map(|code| format!("`{}`: {}", code.text(), code.about())).collect();
+    let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
+    if codes.iter().any(|code| code.retry_after_s().is_some()) {
+        headers["Retry-After"] = json!({"$ref": "#/components/headers/RetryAfter"});
+    }
+    let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}});
+    json!({"description": about.join(" "), "headers": headers, "content": content})
 }
 
 /// Those of which there is to be one stand in one object, whose members are parameters of their own on the way: so OpenAPI says

@@ -3,13 +3,13 @@
 
 use super::Operator;
 use super::access::Access;
-use super::answers::{Answers, Late, deadline};
+use super::answers::{Answers, deadline};
 use super::api::arguments::{Arguments, Kind, Need, OFFSET, Parameter};
-use super::api::fault::{Code, Fault};
+use super::api::fault::Fault;
 use super::api::shape::Shape;
 use super::api::{channels, connections, figures, process};
 use super::gate::Gate;
-use super::http::{Answer, Request, Service};
+use super::http::{Answer, Code, Request, Service};
 use super::page::Page;
 use super::watch::Watch;
 use ::http::header::{ALLOW, HeaderValue};
@@ -168,7 +168,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         takes: &[CHANNEL, ROOM, DATA],
         gives: Gives::Json(channels::PUBLISHED),
         asks: Asks::Cores,
-        fails: &[Code::TooLarge, Code::TryAgain],
+        fails: &[],
         run: run!(channels::publish),
     },
     Endpoint {
@@ -182,7 +182,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         ],
         gives: Gives::Json(channels::BROADCAST),
         asks: Asks::Cores,
-        fails: &[Code::TooLarge],
+        fails: &[],
         run: run!(channels::broadcast),
     },
     Endpoint {
@@ -192,7 +192,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         takes: &[parameter("userId", Kind::Name, Need::Required, "The user."), DATA],
         gives: Gives::Json(connections::REACHED),
         asks: Asks::Cores,
-        fails: &[Code::TooLarge, Code::TryAgain],
+        fails: &[],
         run: run!(connections::send),
     },
     Endpoint {
@@ -267,7 +267,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
         takes: &[],
         gives: Gives::Json(process::RELOADED),
         asks: Asks::EveryConnection,
-        fails: &[Code::BadConfig, Code::TryAgain],
+        fails: &[Code::BadConfig],
         run: run!(process::reload),
     },
     Endpoint {
@@ -352,11 +352,16 @@ impl Routes {
             Asks::EveryConnection => Some(&self.reloading),
         };
         let _place = match gate {
-            Some(gate) => Some(timeout_at(deadline(), gate.enter()).await.map_err(|_| Late)?),
+            Some(gate) => Some(timeout_at(deadline(), gate.enter()).await.map_err(|_| crowded())?),
             None => None,
         };
         (endpoint.run)(self, request, arguments).await
     }
+}
+
+/// Whoever has waited for a place asks nobody any more: nothing is done.
+fn crowded() -> Fault {
+    Fault::new(Code::TryAgain, "other requests ask the server's cores; try again")
 }
 
 /// The endpoint for this method at this path.

@@ -1,10 +1,10 @@
 //! Channels and rooms: publishing, who is there, what was said, which there are.
 
 use super::arguments::Arguments;
-use super::fault::{Code, Fault};
+use super::fault::Fault;
 use super::shape::Shape;
 use crate::control::answers::deadline;
-use crate::control::http::Answer;
+use crate::control::http::{Answer, Code};
 use crate::control::routes::Routes;
 use crate::hub::TopicFacts;
 use ::http::StatusCode;

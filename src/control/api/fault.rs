@@ -1,50 +1,10 @@
-//! What a request may fail with: one table of codes.
+//! Why a request is not done: a code, and what is wrong in words.
 
 use crate::control::ReloadError;
 use crate::control::answers::Late;
-use crate::control::http::Answer;
+use crate::control::http::{Answer, Code};
 use crate::server::{Invalid, Unanswered};
-use ::http::StatusCode;
-use ::http::header::{HeaderValue, RETRY_AFTER};
 use serde_json::{Value, json};
-
-macro_rules! codes {
-    ($($name:ident $text:literal $status:ident $doc:literal;)*) => {
-        /// A kind of failure.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Code { $($name,)* }
-
-        impl Code {
-            /// As it is answered.
-            pub fn text(self) -> &'static str {
-                match self { $(Code::$name => $text,)* }
-            }
-
-            pub fn status(self) -> StatusCode {
-                match self { $(Code::$name => StatusCode::$status,)* }
-            }
-
-            /// When it is the one.
-            pub fn about(self) -> &'static str {
-                match self { $(Code::$name => $doc,)* }
-            }
-        }
-    };
-}
-
-codes! {
-    BadRequest "bad_request" BAD_REQUEST "A parameter is missing or is not what it must be; the message names it.";
-    Unauthorized "unauthorized" UNAUTHORIZED "The API key is missing or is not the server's.";
-    Forbidden "forbidden" FORBIDDEN "Without an API key only this host's own pages and programs may ask.";
-    NotFound "not_found" NOT_FOUND "There is nothing of this name.";
-    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path is there, but not for this method.";
-    BadConfig "bad_config" CONFLICT "The configuration as it stands now is not valid; nothing has changed.";
-    TooLarge "too_large" PAYLOAD_TOO_LARGE "The body, or what is to be sent, is larger than allowed.";
-    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "A body must be application/json.";
-    TryAgain "try_again" SERVICE_UNAVAILABLE "There was no room on the way; nothing was done.";
-    Stopped "stopped" SERVICE_UNAVAILABLE "The server has stopped.";
-    Timeout "timeout" GATEWAY_TIMEOUT "A core has not answered in time; it may still happen.";
-}
 
 /// Why a request is not done.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,17 +69,14 @@ impl From<ReloadError> for Fault {
 
 impl From<Fault> for Answer {
     fn from(fault: Fault) -> Answer {
-        let answer = Answer::error(fault.code.status(), fault.code.text(), &fault.message);
-        match fault.code {
-            Code::TryAgain => answer.with(RETRY_AFTER, HeaderValue::from_static("1")),
-            _ => answer,
-        }
+        Answer::error(fault.code, &fault.message)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::http::StatusCode;
 
     #[test]
     fn a_reload_that_is_late_somewhere_is_told_apart_from_one_that_changed_nothing() {

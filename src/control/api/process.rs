@@ -2,10 +2,10 @@
 
 use super::arguments::Arguments;
 use super::channels::ok;
-use super::fault::{Code, Fault};
+use super::fault::Fault;
 use super::shape::Shape;
 use crate::control::answers::deadline;
-use crate::control::http::Answer;
+use crate::control::http::{Answer, Code};
 use crate::control::openapi;
 use crate::control::routes::Routes;
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use super::head::{self, Head, Refusal};
 use super::seats::{Doing, Seat};
-use super::{Answer, Ids, Limits, Request, RequestId, Service, breathe};
+use super::{Answer, Code, Ids, Limits, Request, RequestId, Service, breathe};
 use crate::proto::head::find_end;
 use ::http::header::CACHE_CONTROL;
 use ::http::{Method, StatusCode};
@@ -74,9 +74,9 @@ pub(super) async fn converse<S: Service>(
 }
 
 /// Tells a newcomer that there is no seat for it.
-pub(super) async fn turn_away(mut stream: TcpStream) {
+pub(super) async fn turn_away(mut stream: TcpStream, id: &RequestId) {
     let answer = Refusal::FULL.answer();
-    let bytes = [&head_of(&answer, None, true)[..], &answer.body].concat();
+    let bytes = [&head_of(&answer, id, true)[..], &answer.body].concat();
     // A fresh socket has room for it.
     let _ = stream.write(bytes).await;
 }
@@ -110,7 +110,8 @@ impl<S: Service> Conversation<'_, S> {
         self.seat.begin(Doing::Served);
         let answer = timeout(self.limits.answer, self.service.answer(request)).await;
         self.seat.hold(0);
-        let answer = answer.unwrap_or_else(|_| Refusal::NO_ANSWER.answer());
+        let late = |_| Answer::error(Code::Timeout, "there was no answer in time; it may still happen");
+        let answer = answer.unwrap_or_else(late);
         self.say(answer, &id, is_head, !keeps_alive).await?;
         Ok(keeps_alive)
     }
@@ -183,7 +184,7 @@ impl<S: Service> Conversation<'_, S> {
 
     async fn say(&mut self, answer: Answer, id: &RequestId, is_head: bool, closes: bool) -> Result<(), Stop> {
         self.seat.begin(Doing::Reading);
-        let mut bytes = head_of(&answer, Some(id), closes);
+        let mut bytes = head_of(&answer, id, closes);
         let body = if is_head || !has_body(answer.status) { Bytes::new() } else { answer.body };
         if body.len() <= JOINED_BYTES_MAX {
             bytes.extend_from_slice(&body);
@@ -240,7 +241,7 @@ fn has_body(status: StatusCode) -> bool {
     ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
-fn head_of(answer: &Answer, id: Option<&RequestId>, closes: bool) -> Vec<u8> {
+fn head_of(answer: &Answer, id: &RequestId, closes: bool) -> Vec<u8> {
     let Answer { status, content_type, headers, body } = answer;
     let mut lines = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""));
     if has_body(*status) {
@@ -249,10 +250,7 @@ fn head_of(answer: &Answer, id: Option<&RequestId>, closes: bool) -> Vec<u8> {
     if !headers.iter().any(|(name, _)| name == CACHE_CONTROL) {
         lines += "Cache-Control: no-store\r\n";
     }
-    lines += "X-Content-Type-Options: nosniff\r\n";
-    if let Some(id) = id {
-        let _ = write!(lines, "X-Request-Id: {id}\r\n");
-    }
+    let _ = write!(lines, "X-Content-Type-Options: nosniff\r\nX-Request-Id: {id}\r\n");
     if closes {
         lines += "Connection: close\r\n";
     }

@@ -21,13 +21,16 @@
 //! A connection that panics or is evicted ends alone (`seats.rs`). Refused: chunked bodies, trailers, upgrades, HTTP/2, TLS;
 //! a proxy in front has them.
 
+mod code;
 mod conversation;
 mod head;
 mod seats;
 #[cfg(test)]
 mod tests;
 
-use ::http::header::{AsHeaderName, HeaderName, HeaderValue};
+pub(super) use code::Code;
+
+use ::http::header::{AsHeaderName, HeaderName, HeaderValue, RETRY_AFTER};
 use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use monoio::net::TcpListener;
@@ -88,8 +91,13 @@ impl Answer {
         }
     }
 
-    pub fn error(status: StatusCode, code: &str, message: &str) -> Answer {
-        Answer::json(status, &serde_json::json!({"error": {"code": code, "message": message}}))
+    pub fn error(code: Code, message: &str) -> Answer {
+        let error = serde_json::json!({"error": {"code": code.text(), "message": message}});
+        let answer = Answer::json(code.status(), &error);
+        match code.retry_after_s() {
+            Some(seconds) => answer.with(RETRY_AFTER, seconds.into()),
+            None => answer,
+        }
     }
 
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Answer {
@@ -197,7 +205,7 @@ pub(super) async fn serve<S: Service>(
         };
         is_failing = false;
         match seats.take() {
-            None => conversation::turn_away(stream).await,
+            None => conversation::turn_away(stream, &ids.of(None)).await,
             Some(seat) => {
                 let (service, ids, taken) = (Rc::clone(&service), Rc::clone(&ids), Rc::clone(&seat));
                 let conversation = async move {
