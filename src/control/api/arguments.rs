@@ -192,9 +192,7 @@ impl Kind {
             Kind::Reason if text.len() > REASON_BYTES_MAX => {
                 Err(format!("may have no more than {REASON_BYTES_MAX} bytes"))
             }
-            Kind::Duration => {
-                config::duration_ms(text).map(Value::Number).map_err(|wrong| format!("{wrong}: write 30s"))
-            }
+            Kind::Duration => config::duration_ms(text).map(Value::Number),
             Kind::Count(_) | Kind::CloseCode => self.read_number(number()?),
             Kind::Topics | Kind::Names => Err("must be a list".to_owned()),
             _ => Ok(Value::Text(text.to_owned())),
@@ -237,7 +235,8 @@ impl Kind {
         }
     }
 
-    /// As JSON Schema has it. Lengths are in characters there, in bytes here: a schema may allow what is refused for its length.
+    /// As JSON Schema has it. Lengths are in characters there, in bytes here: a schema may allow what is refused for its length,
+    /// and a time that is too long.
     pub fn schema(self) -> Json {
         let name = json!({"type": "string", "minLength": 1, "maxLength": 255, "pattern": NAME_PATTERN});
         match self {
@@ -256,7 +255,7 @@ impl Kind {
                 "default": 1000,
             }),
             Kind::Count(most) => json!({"type": "integer", "minimum": 0, "maximum": most}),
-            Kind::Duration => json!({"type": "string", "pattern": "^[1-9][0-9]{0,4}(ms|s)$"}),
+            Kind::Duration => json!({"type": "string", "pattern": "^[1-9][0-9]{0,8}(ms|s|m|h|d)$"}),
             Kind::Data => json!({}),
         }
     }
