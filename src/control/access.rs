@@ -12,7 +12,7 @@
 //! With a key the middle two are not needed, and a proxy may serve the dashboard under a name: no page knows the key.
 //! The page at `GET /` holds nothing secret; it asks for the key.
 
-use super::http::{Answer, Code, Request};
+use super::http::{Answer, Code, Request, Standing};
 use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use ::http::{Method, StatusCode};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -66,19 +66,21 @@ impl Access {
     }
 
     /// Whether the request may go on; who may not gets this answer.
-    pub fn check(&self, request: &Request) -> Result<(), Answer> {
-        match &self.key {
+    pub fn check(&self, request: &Request) -> Result<Standing, Answer> {
+        let standing = match &self.key {
             Some(key) => check_key(key, request)?,
             None => {
                 check_host(request)?;
                 check_origin(request)?;
+                Standing::Known
             }
-        }
-        check_content_type(request)
+        };
+        check_content_type(request)?;
+        Ok(standing)
     }
 
     /// The same, and slow to say that a key is wrong.
-    pub async fn admit(&self, request: &Request) -> Result<(), Answer> {
+    pub async fn admit(&self, request: &Request) -> Result<Standing, Answer> {
         let checked = self.check(request);
         if checked.as_ref().is_err_and(|answer| answer.status == StatusCode::UNAUTHORIZED) {
             tracing::debug!(peer = %request.peer, request = %request.id, "asked without the key");
@@ -88,15 +90,15 @@ impl Access {
     }
 }
 
-fn check_key(key: &Key, request: &Request) -> Result<(), Answer> {
+fn check_key(key: &Key, request: &Request) -> Result<Standing, Answer> {
     if request.method == Method::GET && OPEN_PATHS.contains(&&*request.path) {
-        return Ok(());
+        return Ok(Standing::Stranger);
     }
     // RFC 9110 §11.1: the scheme in any case.
     let given = request.header(AUTHORIZATION).and_then(|value| value.split_once(' '));
     match given {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && key.is(given.trim().as_bytes()) => {
-            Ok(())
+            Ok(Standing::Known)
         }
         _ => {
             let message =

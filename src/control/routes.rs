@@ -9,7 +9,7 @@ use super::api::fault::Fault;
 use super::api::shape::Shape;
 use super::api::{channels, connections, figures, process};
 use super::gate::Gate;
-use super::http::{Answer, Code, Request, Service};
+use super::http::{Answer, Code, Request, Service, Standing};
 use super::page::Page;
 use super::watch::Watch;
 use ::http::header::{ALLOW, HeaderValue};
@@ -320,7 +320,7 @@ impl Service for Routes {
         self.operator.handle.stopping().is_some_and(|stopping| stopping.is_handed_over)
     }
 
-    async fn admit(&self, head: &Request) -> Result<(), Answer> {
+    async fn admit(&self, head: &Request) -> Result<Standing, Answer> {
         self.access.admit(head).await.map_err(|refusal| match find(&head.method, &head.path) {
             // A form is no way to POST; where nobody may, that is what is wrong.
             Err(no_post)

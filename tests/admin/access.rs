@@ -8,20 +8,20 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz-._~+/=";
+pub(crate) const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz-._~+/=";
 
 /// A file that is gone when the test is.
-struct KeyFile(PathBuf);
+pub(crate) struct KeyFile(PathBuf);
 
 impl KeyFile {
-    fn new(name: &str, contents: &[u8], mode: u32) -> KeyFile {
+    pub(crate) fn new(name: &str, contents: &[u8], mode: u32) -> KeyFile {
         let path = std::env::temp_dir().join(format!("megasock-admin-{}-{name}", std::process::id()));
         fs::write(&path, contents).expect("a file");
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("its mode");
         KeyFile(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("a plain path")
     }
 }

@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod http;
 mod metrics;
+mod seats;
 
 use common::client::{Client, Response};
 use common::server::Server;

@@ -2,7 +2,7 @@
 
 use super::head::{self, Head, Refusal};
 use super::seats::{Doing, Seat};
-use super::{Answer, Code, Ids, Limits, Request, RequestId, Service, breathe};
+use super::{Answer, Code, Ids, Limits, Request, RequestId, Service, Standing, breathe};
 use crate::proto::head::find_end;
 use ::http::header::CACHE_CONTROL;
 use ::http::{Method, StatusCode};
@@ -84,29 +84,33 @@ pub(super) async fn turn_away(mut stream: TcpStream, id: &RequestId) {
 impl<S: Service> Conversation<'_, S> {
     /// One request and its answer; whether another may follow.
     async fn exchange(&mut self, number: u32) -> Result<bool, Stop> {
-        let is_first = number == 1;
-        self.seat.begin(if is_first { Doing::Coming } else { Doing::Staying });
-        let head = self.head(if is_first { self.limits.head } else { self.limits.idle }).await?;
+        self.seat.begin(Doing::Asking);
+        let head = self.head(if number == 1 { self.limits.head } else { self.limits.idle }).await?;
         let keeps_alive = head.keeps_alive && number < self.limits.requests_per_connection;
         let is_head = head.method == Method::HEAD;
         let Head { body_bytes, expects_continue, .. } = head;
         let mut request = self.request(head);
         let id = request.id.clone();
 
-        if let Err(answer) = self.service.admit(&request).await {
-            // Its body is not waited for, so what comes next is not known to be a request.
-            let keeps_alive = keeps_alive && body_bytes == 0;
+        let admitted = self.service.admit(&request).await;
+        let standing = *admitted.as_ref().unwrap_or(&Standing::Stranger);
+        self.seat.stand(standing);
+        // A stranger's body is not waited for, so what comes next is not known to be a request.
+        let keeps_alive = keeps_alive && (standing == Standing::Known || body_bytes == 0);
+        if let Err(answer) = admitted {
             self.say(answer, &id, is_head, !keeps_alive).await?;
             return Ok(keeps_alive);
         }
-        request.body = match self.body(body_bytes, expects_continue).await {
-            Ok(body) => body,
-            Err(Stop::Gone) => return Err(Stop::Gone),
-            Err(Stop::Refused(refusal)) => {
-                self.refuse(refusal, &id).await?;
-                return Ok(false);
-            }
-        };
+        if standing == Standing::Known {
+            request.body = match self.body(body_bytes, expects_continue).await {
+                Ok(body) => body,
+                Err(Stop::Gone) => return Err(Stop::Gone),
+                Err(Stop::Refused(refusal)) => {
+                    self.refuse(refusal, &id).await?;
+                    return Ok(false);
+                }
+            };
+        }
         self.seat.begin(Doing::Served);
         let answer = timeout(self.limits.answer, self.service.answer(request)).await;
         self.seat.hold(0);

@@ -122,12 +122,19 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// What who asks has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing: this anybody may ask. Its body is not held, and it gives up its seat before those who are known.
+    Stranger,
+    /// That it may ask everything.
+    Known,
+}
+
 /// What answers requests.
 pub(super) trait Service: 'static {
-    /// Whether a request may go on, by its head: a stranger's body is never held. Who waits here can be evicted.
-    async fn admit(&self, _head: &Request) -> Result<(), Answer> {
-        Ok(())
-    }
+    /// Whether a request may go on, by its head; who may not is a stranger. Who waits here can be evicted.
+    async fn admit(&self, head: &Request) -> Result<Standing, Answer>;
 
     async fn answer(&self, request: Request) -> Answer;
 

@@ -1,6 +1,6 @@
 //! A listener of its own on loopback, with a service that does what no endpoint should.
 
-use super::{Answer, Code, Limits, Request, Service, breathe, serve};
+use super::{Answer, Code, Limits, Request, Service, Standing, breathe, serve};
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use std::cell::Cell;
@@ -31,11 +31,12 @@ impl Service for Unruly {
         self.leaving.get()
     }
 
-    async fn admit(&self, head: &Request) -> Result<(), Answer> {
+    async fn admit(&self, head: &Request) -> Result<Standing, Answer> {
         assert!(head.body.is_empty());
         match &*head.path {
             "/secret" => Err(Answer::error(Code::Unauthorized, "no")),
-            _ => Ok(()),
+            "/open" => Ok(Standing::Stranger),
+            _ => Ok(Standing::Known),
         }
     }
 
@@ -325,6 +326,17 @@ fn who_may_not_go_on_is_told_before_the_body() {
     }
     client.send("POST /secret HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n");
     assert_eq!(client.answer().0, 401);
+    client.ends();
+}
+
+#[test]
+fn what_anybody_may_ask_is_answered_without_its_body() {
+    let mut client = Client::connect(served(Limits::DEFAULT));
+    for _ in 0..2 {
+        assert_eq!(client.get("/open").0, 200);
+    }
+    client.send("POST /open HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1234");
+    assert_eq!(client.answer(), (200, String::new()));
     client.ends();
 }
 
