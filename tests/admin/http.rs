@@ -318,10 +318,16 @@ fn the_thread_of_the_admin_listener_comes_after_the_cores() {
     let stats: Vec<String> = tasks
         .map(|task| std::fs::read_to_string(task.expect("a thread").path().join("stat")).expect("its stat"))
         .collect();
-    for stat in stats {
+    let niceness = |stat: &str| -> (String, i32) {
         // The name may hold spaces; what follows its closing parenthesis does not. Niceness is field 19.
         let (name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-        let niceness: i32 = fields.split_whitespace().nth(16).expect("field 19").parse().expect("a number");
-        assert_eq!(niceness > 0, name.ends_with("(control"), "{stat}");
+        let field = fields.split_whitespace().nth(16).expect("field 19");
+        (name.to_owned(), field.parse().expect("a number"))
+    };
+    // What the server inherits.
+    let own = niceness(&std::fs::read_to_string("/proc/self/stat").expect("a stat of this process")).1;
+    for stat in stats {
+        let (name, niceness) = niceness(&stat);
+        assert_eq!(niceness > own, name.ends_with("(control"), "{stat}");
     }
 }
