@@ -38,11 +38,10 @@ use monoio::time::timeout;
 use seats::{Guarded, Seats};
 use std::cell::Cell;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 /// A request that came whole. It is not `Debug`: its headers may hold a key.
@@ -228,17 +227,10 @@ pub(super) async fn serve<S: Service>(
     std::future::pending().await
 }
 
-/// Lets all other tasks have a turn: who always finds the next thing ready would never end one.
+/// Lets all other tasks have a turn, and the kernel say what has come: by waiting for a task that is behind them all. One that
+/// wakes itself would come before them: monoio puts it in front.
 async fn breathe() {
-    let mut has_breathed = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_breathed, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    monoio::spawn(ready(())).await;
 }
 
 /// Names for requests that come without one.

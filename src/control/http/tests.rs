@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const LARGE_BYTES: usize = 32 << 20;
 
 struct Unruly {
-    /// Requests that wait for an answer that does not come.
+    /// Requests that wait for an answer that does not come, or that stall the server until nobody waits.
     waiting: Arc<AtomicUsize>,
     leaving: Cell<bool>,
 }
@@ -46,6 +46,13 @@ impl Service for Unruly {
             "/panic/later" => {
                 breathe().await;
                 panic!("as a test asked, later")
+            }
+            "/stall" => {
+                self.waiting.fetch_add(1, Relaxed);
+                while self.waiting.load(Relaxed) > 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Answer::text(StatusCode::OK, "at last")
             }
             "/never" => {
                 self.waiting.fetch_add(1, Relaxed);
@@ -238,6 +245,26 @@ fn who_waits_for_an_answer_is_not_evicted_and_a_newcomer_is_told() {
         assert!(status == 504 && body.contains("timeout"), "{status} {body}");
         assert_eq!(client.get("/a").0, 200, "the connection goes on");
     }
+}
+
+#[test]
+fn who_comes_with_its_request_is_heard_however_many_come_at_once() {
+    let stalled = Arc::<AtomicUsize>::default();
+    let limits = Limits { connections: 16, ..Limits::DEFAULT };
+    let address = served_by(Unruly { waiting: Arc::clone(&stalled), leaving: Cell::default() }, limits);
+    let mut first = Client::connect(address);
+    first.send("GET /stall HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    while stalled.load(Relaxed) == 0 {
+        thread::yield_now();
+    }
+    let many = || -> Vec<Client> { (0..50).map(|_| Client::connect(address)).collect() };
+    let before = many();
+    let mut scraper = Client::connect(address);
+    scraper.send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let after = many();
+    stalled.store(0, Relaxed);
+    assert_eq!(scraper.answer().0, 200);
+    drop((before, after));
 }
 
 #[test]
