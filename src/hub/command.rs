@@ -1,7 +1,7 @@
 //! What clients ask: a command is checked, sent to the home core it concerns, and answered when the call comes back.
 //!
-//! One command of a connection changes its subscriptions at a time; meanwhile the connection is held, and what it had
-//! sent already waits in order. All others go on at once. Each command with an id gets one reply.
+//! Of the commands that change subscriptions, and of those with large answers, a connection does one at a time; meanwhile it
+//! is held, and what it had sent already waits in order. All others go on at once. Each command with an id gets one reply.
 
 use super::guard::Pass;
 use super::hooks::{Client, Hooks};
@@ -9,7 +9,7 @@ use super::limit::Limit;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Subscribed};
 use super::name::Name;
 use super::namespace::Publishers;
-use super::session::SubRef;
+use super::session::{Session, SubRef};
 use super::{Hub, seconds, wire};
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
@@ -77,11 +77,11 @@ impl<K: Hooks> Hub<K> {
                     );
                 }
                 let after = after.map(|after| after.as_ref().into());
-                self.ask(conn, id, Ask::Presence { topic, limit: page(limit), after }, out)
+                self.ask_for_much(conn, id, Ask::Presence { topic, limit: page(limit), after }, out)
             }
             Command::History { topic, limit, since_id } => {
                 let topic = self.topic_to_look_at(conn, &topic)?;
-                self.ask(conn, id, Ask::History { topic, limit: page(limit), since: since_id }, out)
+                self.ask_for_much(conn, id, Ask::History { topic, limit: page(limit), since: since_id }, out)
             }
             Command::Refresh { token } => self.refresh(conn, id, &token, out),
             Command::Ping => {
@@ -320,6 +320,19 @@ impl<K: Hooks> Hub<K> {
         }
     }
 
+    /// Sends a call whose answer may be large.
+    fn ask_for_much(
+        &mut self,
+        conn: ConnId,
+        id: Option<&str>,
+        ask: Ask,
+        out: &mut Outbox<Mail>,
+    ) -> Result<(), Refused> {
+        self.ask(conn, id, ask, out)?;
+        self.set_busy(conn, out);
+        Ok(())
+    }
+
     /// A call has come back.
     pub(super) fn handle_answer(&mut self, call: Call, out: &mut Outbox<Mail>) {
         let Call { asker: Asker::Client { conn, id }, ask, answer: Some(answer) } = call else { return };
@@ -364,18 +377,24 @@ impl<K: Hooks> Hub<K> {
                 reply(conn, id, out, |json, id| {
                     let users = users.iter().map(|(user, connections)| (&**user, u64::from(*connections)));
                     event::append_presence(json, id, &wire::topic(&topic), users, total as u64);
-                })
+                });
+                self.wait_until_sent(conn);
             }
             (Ask::History { topic, .. }, Answer::History { last, frames }) => {
                 reply(conn, id, out, |json, id| {
                     let (prefix, epoch) = (wire::prefix(&topic), wire::epoch(last.epoch));
                     let items = frames.iter().map(|frame| wire::rest(frame, &prefix));
                     event::append_history(json, id, &wire::topic(&topic), &epoch, last.offset, items);
-                })
+                });
+                self.wait_until_sent(conn);
             }
             (Ask::Direct { .. }, Answer::Sent { connections }) => reply(conn, id, out, |json, id| {
                 event::append_sent(json, id, Some(connections as u64));
             }),
+            (Ask::Presence { .. } | Ask::History { .. }, Answer::TryAgain) => {
+                self.refuse(conn, id, ErrorCode::TryAgain, "the server is busy", out);
+                self.end_busy(conn, out);
+            }
             (_, Answer::TryAgain) => self.refuse(conn, id, ErrorCode::TryAgain, "the server is busy", out),
             _ => unreachable!("a home core answers what was asked"),
         }
@@ -398,7 +417,8 @@ impl<K: Hooks> Hub<K> {
         let sub = self.locals.attach(&topic, conn, session.is_passed_by(), &self.options.namespaces);
         session.add_sub(sub);
         let Subscribed { last, recovered, missed, members } = subscribed;
-        if !missed.is_empty() {
+        let is_large = !missed.is_empty();
+        if is_large {
             let frames: Vec<&[u8]> = missed.iter().map(|frame| &frame[..]).collect();
             out.send_frames(conn, Payload::new(&frames), missed.len() as u32);
         }
@@ -415,7 +435,7 @@ impl<K: Hooks> Hub<K> {
             }
         });
         self.hooks.on_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
-        self.end_busy(conn, out);
+        if is_large { self.wait_until_sent(conn) } else { self.end_busy(conn, out) }
     }
 
     fn handle_unsubscribed(&mut self, conn: ConnId, id: Option<&str>, topic: &Name, out: &mut Outbox<Mail>) {
@@ -436,6 +456,29 @@ impl<K: Hooks> Hub<K> {
         if let Some(session) = self.sessions.get(conn) {
             session.set_busy(true);
             out.hold(conn);
+        }
+    }
+
+    /// It was given a large answer, and stays busy until that has left.
+    fn wait_until_sent(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get(conn) {
+            session.set_answered();
+            self.outgoing.add(conn);
+        }
+    }
+
+    /// Ends the wait of those whose large answers have left. Of those whose sockets were full, their room does.
+    pub(super) fn end_waits(&mut self, out: &mut Outbox<Mail>) {
+        for conn in self.outgoing.end_turn() {
+            if self.sessions.get(conn).is_some_and(|session| !session.is_blocked()) {
+                self.end_wait(conn, out);
+            }
+        }
+    }
+
+    pub(super) fn end_wait(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
+        if self.sessions.get(conn).is_some_and(Session::take_answered) {
+            self.end_busy(conn, out);
         }
     }
 

@@ -28,6 +28,7 @@ mod local;
 mod mail;
 mod name;
 mod namespace;
+mod outgoing;
 mod presence;
 mod session;
 mod slow;
@@ -57,6 +58,7 @@ use home::Homes;
 use lease::Lease;
 use link::Links;
 use local::{Item, Locals};
+use outgoing::Outgoing;
 use session::Sessions;
 use stats::now_us;
 use std::collections::HashMap;
@@ -132,6 +134,8 @@ pub struct Hub<K: Hooks = Open> {
     guards: Guards,
     /// Handshakes that wait for the application or for an address's home core.
     newcomers: HashMap<ConnId, Newcomer>,
+    /// Connections that were given a large answer, until it has left.
+    outgoing: Outgoing,
     /// This core's share of the newcomers, once the number of cores is known.
     accepts_rate: Option<Rate>,
     accepts: Bucket,
@@ -156,6 +160,7 @@ impl<K: Hooks> Hub<K> {
             addresses: Addresses::default(),
             guards: Guards::default(),
             newcomers: HashMap::new(),
+            outgoing: Outgoing::default(),
             accepts_rate: None,
             accepts: Bucket::FULL,
             counters,
@@ -345,21 +350,25 @@ impl<K: Hooks> Handler for Hub<K> {
         self.locals.pass_by(&mut self.sessions, conn);
     }
 
-    fn on_writable(&mut self, conn: ConnId, _: &mut Outbox<Mail>) {
+    fn on_writable(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {
         let Some(session) = self.sessions.get(conn) else { return };
         session.set_blocked(false);
         self.locals.begin_catching_up(&mut self.sessions, conn);
+        self.end_wait(conn, out);
+        self.finish(out);
     }
 
     fn on_turn(&mut self, out: &mut Outbox<Mail>) -> Work {
         self.begin(out);
+        self.end_waits(out);
+        self.finish(out);
         let all_sent = self.links.flush_all(out);
         let none_lags = self.homes.bring_up(&mut self.links, out);
         self.finish(out);
         let all_warned = self.look_after_tokens(out);
         let all_served = self.locals.step(&mut self.sessions, &self.options.namespaces, out);
         self.set_gauges();
-        match (all_served && all_warned, all_sent && none_lags) {
+        match (all_served && all_warned && self.outgoing.is_empty(), all_sent && none_lags) {
             (false, _) => Work::Now,
             (true, false) => Work::Soon, // a ring is full, and nobody tells when it is not
             (true, true) => Work::None,

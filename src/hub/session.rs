@@ -39,6 +39,8 @@ mod flag {
     pub const ENDED: u8 = 1 << 4;
     /// It has said where it stood in a topic when it was last connected.
     pub const RETURNED: u8 = 1 << 5;
+    /// Busy with nothing but a large answer that has not left yet.
+    pub const ANSWERED: u8 = 1 << 6;
 }
 
 /// One connection that speaks the channel protocol.
@@ -124,6 +126,18 @@ impl Session {
 
     pub fn set_busy(&mut self, busy: bool) {
         self.put(flag::BUSY, busy);
+    }
+
+    /// It is busy until the large answer it was given has left.
+    pub fn set_answered(&mut self) {
+        self.flags |= flag::ANSWERED;
+    }
+
+    /// The large answer has left; false if there was none.
+    pub fn take_answered(&mut self) -> bool {
+        let answered = self.has(flag::ANSWERED);
+        self.put(flag::ANSWERED, false);
+        answered
     }
 
     pub fn is_blocked(&self) -> bool {

@@ -131,6 +131,11 @@ impl Conn {
         self.flags & flags != 0
     }
 
+    /// Whether its input stays in the socket, because it does not read what it is sent or its handler is not ready.
+    pub fn is_unread(&self) -> bool {
+        self.has(flag::PAUSED | flag::HELD)
+    }
+
     pub fn set(&mut self, flags: u16) {
         self.flags |= flags;
     }

@@ -39,7 +39,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             active_ms_ago: ago_ms(conn.active_tick),
             queue_bytes: conn.backlog_bytes(),
             is_blocked: conn.has(flag::BLOCKED),
-            is_paused: conn.has(flag::PAUSED | flag::HELD),
+            is_paused: conn.is_unread(),
         })
     }
 }

@@ -144,6 +144,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conn(id).filter(|conn| !conn.has(flag::BLOCKED)) else { return };
         conn.set(flag::BLOCKED);
         if conn.phase == Phase::Open {
+            if conn.is_unread() {
+                self.restart_deadlines(id); // from now on it must take what it is sent
+            }
             self.handler.on_blocked(id, &mut self.outbox);
             self.apply_actions();
         }
@@ -181,6 +184,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
         }
         if resumed {
+            self.restart_deadlines(id);
             self.mark_readable(id);
         }
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };

@@ -44,9 +44,13 @@ impl Options {
         conn.has(flag::PINGED).then(|| conn.due_tick.saturating_sub(self.pong_timeout_ticks))
     }
 
-    /// The nearest deadline of an open connection.
+    /// The nearest deadline of an open connection. One that is not read is not accused of what it may have said by now: it
+    /// has to take what it is sent, and no more.
     fn next_deadline(&self, conn: &Conn) -> Option<u32> {
         let heartbeat = self.ping_interval_ticks.map(|_| conn.due_tick);
+        if conn.is_unread() {
+            return heartbeat.filter(|_| conn.has(flag::SENDING));
+        }
         let idle = self.idle_timeout_ticks.map(|timeout| conn.active_tick + timeout);
         [heartbeat, idle, self.message_due(conn)].into_iter().flatten().min()
     }
@@ -169,12 +173,14 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         let now = self.now_tick;
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
-        if conn.has(flag::HELD) {
+        let is_read = !conn.is_unread();
+        if !is_read && !conn.has(flag::SENDING) {
             return; // its deadlines begin anew when it is read again
         }
         let overdue = |due: Option<u32>| due.filter(|due| now >= *due);
-        let message_due = overdue(self.options.message_due(conn));
-        let idle_due = overdue(self.options.idle_timeout_ticks.map(|timeout| conn.active_tick + timeout));
+        let message_due = overdue(self.options.message_due(conn)).filter(|_| is_read);
+        let idle = self.options.idle_timeout_ticks.filter(|_| is_read);
+        let idle_due = overdue(idle.map(|timeout| conn.active_tick + timeout));
         let pong_due = overdue(conn.has(flag::PINGED).then_some(conn.due_tick));
         if [message_due, idle_due, pong_due].into_iter().flatten().any(|due| self.may_be_our_delay(due)) {
             return self.look_again(id);
@@ -204,9 +210,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let (now, timeout) = (self.now_tick, self.options.pong_timeout_ticks);
         let Some(conn) = self.conn(id) else { return };
         if conn.has(flag::PINGED) {
-            // Not read because of its backlog, and that has not moved: it is slow rather than gone.
-            let stalled = conn.has(flag::PAUSED);
-            if stalled {
+            // The ping waits behind its backlog, and that has not moved: it is slow rather than gone.
+            if conn.has(flag::SENDING) {
                 return self.cut_slow(id);
             }
             return self.begin_release(id, CloseReason::HeartbeatTimeout);

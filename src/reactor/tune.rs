@@ -69,10 +69,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         } else {
             conn.due_tick = heartbeat;
         }
-        if conn.has(flag::HELD) {
-            // Armed for what held before, it would keep that when it is let go.
-            return self.wheel.disarm(&mut self.conns, id.slot);
-        }
         self.spare_the_idle(id);
         self.arm_next(id);
     }

@@ -2,10 +2,10 @@
 //!
 //! An error answers each; the connection lives until it makes too many, and then ends with 1008.
 
-use crate::common::PATIENCE;
 use crate::common::client::{Client, request, upgrade_request};
 use crate::common::frames::{self, TEXT};
 use crate::common::server::Server;
+use crate::common::{PATIENCE, eventually};
 use std::time::Duration;
 
 /// Errors of one connection that a minute forgives.
@@ -181,6 +181,35 @@ fn row_38_commands_whose_replies_nobody_reads() {
     server.assert_serves();
     client.reset();
     server.assert_rss_returns_to(rss);
+}
+
+/// A command of 60 bytes asks for 250,000.
+#[test]
+fn row_38_large_answers_that_nobody_reads() {
+    let server = Server::start(&["--ping-interval", "1s", "--pong-timeout", "2s"]);
+    let mut publisher = server.open_channels();
+    for _ in 0..100 {
+        let data = "x".repeat(2_500);
+        let publish = format!(r#"{{"type":"publish","id":1,"channel":"a","data":"{data}"}}"#);
+        ask(&mut publisher, &publish, "published", "");
+    }
+    let rss = server.rss_bytes();
+    let history = frames::text(r#"{"type":"history","id":1,"channel":"a","limit":1000}"#).repeat(250);
+    let floods = (0..10).map(|_| {
+        let mut flood = server.open_channels();
+        flood.send(&history);
+        flood
+    });
+    let floods: Vec<Client> = floods.collect();
+    ask(&mut publisher, r#"{"type":"ping","id":7}"#, "pong", r#""id":7"#); // all they sent has been received
+    let rise = server.rss_bytes().saturating_sub(rss);
+    assert!(rise < 32 << 20, "answers that nobody reads raised resident memory by {} KiB", rise / 1024);
+    for flood in &floods {
+        eventually("it is cut", PATIENCE, || flood.stream().take_error().expect("SO_ERROR"));
+    }
+    server.assert_serves();
+    drop(publisher);
+    assert_eq!(server.stop().closed("slow_consumer"), 10);
 }
 
 #[test]

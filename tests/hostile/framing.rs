@@ -3,6 +3,7 @@
 use crate::common::client::{Client, End};
 use crate::common::frames::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
 use crate::common::server::Server;
+use crate::common::{PATIENCE, eventually};
 use std::time::Duration;
 
 /// The default limits (the options' documentation).
@@ -361,10 +362,10 @@ fn ten_pings_get_ten_pongs_each_with_its_payload() {
     client.echo(TEXT, b"and on");
 }
 
-/// Sends `burst` until the server no longer reads, at most `bursts_max` times, and reads no answer. The server may stop
-/// reading or drop the peer; it may not hoard.
+/// Sends `burst` until the server no longer reads, at most `bursts_max` times, and reads no answer. The server stops reading and
+/// then drops the peer, as one that is slow; it does not hoard.
 fn flood_without_reading(burst: &[u8], bursts_max: usize) {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start(&["--ping-interval", "1s", "--pong-timeout", "2s"]);
     let rss = server.warm_rss_bytes();
     let mut flood = server.open();
     let mut most = 0;
@@ -376,8 +377,9 @@ fn flood_without_reading(burst: &[u8], bursts_max: usize) {
     }
     assert!(most < rss + (8 << 20), "resident memory rose by {} KiB", most.saturating_sub(rss) / 1024);
     server.assert_serves();
-    drop(flood);
+    eventually("it is cut", PATIENCE, || flood.stream().take_error().expect("SO_ERROR"));
     server.assert_rss_returns_to(rss);
+    assert_eq!(server.stop().closed("slow_consumer"), 1);
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub struct Client {
     /// It waits to be let in.
     pub deciding: bool,
     pub welcomed: bool,
+    /// The server has ended it: it is sent nothing more, and what it sends is not heard.
+    pub closing: bool,
     pub held: bool,
     /// It does not read: its socket fills.
     pub stalled: bool,
@@ -69,6 +71,7 @@ impl Client {
             address: 0,
             deciding: false,
             welcomed: false,
+            closing: false,
             held: false,
             stalled: false,
             blocked: false,
@@ -92,7 +95,7 @@ impl Client {
         self.recovering.clear();
         self.awaited.clear();
         (self.welcomed, self.held, self.stalled, self.blocked) = (false, false, false, false);
-        self.deciding = false;
+        (self.deciding, self.closing) = (false, false);
     }
 
     /// Reads one frame and checks it against everything it knows.
@@ -109,6 +112,9 @@ impl Client {
             }
             "error" => {
                 let code = field(json, "code").expect("a code");
+                if code == "invalid_json" {
+                    return; // it misbehaves, and that has no id
+                }
                 if code == "connection_limit" {
                     return assert!(!self.welcomed, "welcomed, and then one too many");
                 }

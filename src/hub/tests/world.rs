@@ -65,6 +65,8 @@ struct Asked {
 #[derive(Default)]
 struct Told {
     errors: BTreeMap<String, u64>,
+    /// Errors that were one too many: of those the Close tells.
+    too_many: u64,
     slow_gaps: u64,
     slow_consumers: u64,
 }
@@ -203,6 +205,7 @@ impl World {
             20..31 => self.publish(client),
             31..33 => self.stall(client),
             33..35 => self.read_again(client),
+            35 if self.random.one_in(3) => self.misbehave(client),
             35 => self.close(client),
             36..39 => self.receive(client, 1),
             39 if self.random.one_in(2) => self.let_in(),
@@ -214,6 +217,9 @@ impl World {
             }
             if self.random.one_in(3) {
                 self.receive(client, 3);
+            }
+            if self.clients[client].closing && self.random.one_in(20) {
+                self.close(client);
             }
         }
     }
@@ -359,19 +365,35 @@ impl World {
 
     /// The server receives what a client has sent, unless it holds it; what came together is handed over together.
     fn receive(&mut self, client: usize, most: usize) {
-        if self.clients[client].held || self.clients[client].deciding {
+        let it = &self.clients[client];
+        if it.held || it.deciding || it.closing {
             return;
         }
         for _ in 0..most {
             let it = &mut self.clients[client];
-            let (Some(conn), Some(text)) = (it.conn, it.unsent.pop_front()) else { return };
+            let (Some(conn), false) = (it.conn, it.closing) else { return };
+            let Some(text) = it.unsent.pop_front() else { return };
             let on = it.core;
-            self.tell(|| format!("client {client} → {text}"));
+            if text != "{" {
+                self.tell(|| format!("client {client} → {text}"));
+            }
             let mut bytes = text.into_bytes();
             let core = &mut self.cores[on];
             core.hub.on_message(conn, Message::new(conn, Kind::Text, &mut bytes), &mut core.out);
             self.apply(on);
         }
+    }
+
+    /// More errors than are forgiven: the hub ends it, whatever it is owed.
+    fn misbehave(&mut self, client: usize) {
+        self.tell(|| format!("client {client} sends what is no command, again and again"));
+        if self.clients[client].conn.is_none() {
+            return;
+        }
+        for _ in 0..=100 {
+            self.clients[client].unsent.push_back("{".to_owned());
+        }
+        self.receive(client, usize::MAX);
     }
 
     fn stall(&mut self, client: usize) {
@@ -382,6 +404,9 @@ impl World {
         let it = &mut self.clients[client];
         let Some(conn) = it.conn else { return };
         it.stalled = false;
+        if it.closing {
+            return;
+        }
         let on = it.core;
         while let Some(json) = self.clients[client].socket.pop_front() {
             self.read(client, &json);
@@ -440,7 +465,6 @@ impl World {
 
     /// Does what a callback asked for, as the reactor would.
     fn apply(&mut self, on: usize) {
-        let mut ended = Vec::new();
         for action in self.cores[on].out.take_actions(Vec::new()) {
             let (Action::Send { to: conn, .. }
             | Action::Close { conn, .. }
@@ -457,13 +481,15 @@ impl World {
                 Action::Send { frame, .. } => self.put(client, &frame),
                 Action::Hold { .. } => self.clients[client].held = true,
                 Action::Resume { .. } => self.clients[client].held = false,
-                Action::Close { .. } | Action::End { .. } => ended.push(client),
+                Action::Close { .. } | Action::End { .. } => {
+                    let reason = if let Action::End { reason, .. } = action { Some(reason) } else { None };
+                    self.told.too_many += u64::from(reason == Some(CloseReason::TooManyErrors));
+                    self.tell(|| format!("client {client} is ended"));
+                    self.clients[client].closing = true;
+                }
                 Action::Decide { decision, .. } => self.decide(client, decision),
                 Action::ReportSlow { .. } => self.told.slow_consumers += 1,
             }
-        }
-        for client in ended {
-            self.close(client);
         }
     }
 
@@ -475,6 +501,9 @@ impl World {
             let json = std::str::from_utf8(&rest[header.header_len..end]).expect("text").to_owned();
             rest = &rest[end..];
             self.told.note(&json);
+            if self.clients[client].closing {
+                continue; // its Close has been said
+            }
             if self.clients[client].stalled {
                 self.clients[client].socket.push_back(json);
             } else {
@@ -482,7 +511,7 @@ impl World {
             }
         }
         let it = &mut self.clients[client];
-        if it.stalled && !std::mem::replace(&mut it.blocked, true) {
+        if it.stalled && !it.closing && !std::mem::replace(&mut it.blocked, true) {
             let (on, conn) = (it.core, it.conn.expect("it is connected"));
             self.tell(|| format!("client {client} is full"));
             let core = &mut self.cores[on];
@@ -494,16 +523,21 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..100_000 {
             self.let_in();
-            let mut moved = self.carry_mail();
+            let mut moved = false;
             for on in 0..self.cores.len() {
                 moved |= self.turn(on);
             }
             for client in 0..self.clients.len() {
+                if self.clients[client].closing {
+                    self.close(client);
+                    moved = true;
+                }
                 moved |= self.clients[client].blocked;
                 self.read_again(client);
                 moved |= !self.clients[client].unsent.is_empty() && !self.clients[client].held;
                 self.receive(client, 1);
             }
+            moved |= self.carry_mail(); // last: all of the above may have posted some
             if !moved {
                 return;
             }
@@ -557,10 +591,12 @@ impl World {
             (figures.slow.iter().sum(), figures.gaps),
             (self.told.slow_consumers, self.told.slow_gaps)
         );
+        let mut untold = 0;
         for code in ErrorCode::ALL {
-            let (told, counted) = (self.told.errors.get(code.name()), figures.errors[code as usize]);
-            assert_eq!(told.copied().unwrap_or(0), counted, "{code:?}");
+            let told = self.told.errors.get(code.name()).copied().unwrap_or(0);
+            untold += figures.errors[code as usize].checked_sub(told).expect("no more are told than counted");
         }
+        assert_eq!(untold, self.told.too_many, "errors that nobody was told of");
         assert_eq!((figures.sessions, figures.users, figures.subscriptions), (0, 0, 0));
         assert_eq!(figures.owed_bytes, 0, "kept for who is gone");
         for core in &self.cores {

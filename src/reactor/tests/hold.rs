@@ -87,6 +87,22 @@ fn the_heartbeat_does_not_accuse_whom_nobody_hears() {
 }
 
 #[test]
+fn one_that_is_held_must_take_what_it_is_sent() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    hold(&mut rig, peer);
+    rig.pass_ms(10 * PING_MS); // its timer has fired
+    rig.peer(peer).room = 0;
+    let id = rig.id(peer);
+    rig.tell(move |out| out.send(id, Kind::Text, b"x"));
+    rig.pass_ms(PONG_MS - LATE_MS);
+    assert_eq!(rig.reason(peer), None);
+    rig.pass_ms(2 * PING_MS + PONG_MS + LATE_MS);
+    assert_eq!(rig.reason(peer), Some(CloseReason::SlowConsumer));
+    rig.finish();
+}
+
+#[test]
 fn an_unanswered_ping_is_due_anew_after_a_hold() {
     let mut rig = Rig::new();
     let peer = rig.open();

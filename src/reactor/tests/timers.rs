@@ -132,6 +132,45 @@ fn who_is_paused_and_makes_no_progress_is_slow_rather_than_gone() {
 }
 
 #[test]
+fn who_has_said_all_and_does_not_read_the_answer_is_slow_too() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    rig.peer(peer).room = 0;
+    rig.arrive(peer, &text("no pong comes before this is read"));
+    rig.pass_ms(2 * PING_MS + PONG_MS + LATE_MS);
+    assert_eq!(rig.reason(peer), Some(CloseReason::SlowConsumer));
+    rig.finish();
+}
+
+#[test]
+fn who_is_paused_inside_a_message_has_the_whole_time_for_the_rest() {
+    let idle_ms = 2 * MESSAGE_MS;
+    let mut rig = Rig::with(Options { idle_timeout_ticks: Some(ticks(idle_ms)), ..options() });
+    let peer = rig.open();
+    rig.peer(peer).ends_short = true;
+    let message = frame(Opcode::Binary, &[5; 8_000]);
+    rig.block(peer);
+    rig.take(peer);
+    rig.kernel().arrive(peer, &message[..4_000]);
+    // It reads, but so slowly that for a long time nothing is read from it.
+    for _ in 0..2 * idle_ms / 1_000 {
+        rig.pass_ms(1_000);
+        rig.kernel().give_room(peer, 10);
+    }
+    assert_eq!(rig.reason(peer), None);
+    rig.kernel().give_room(peer, usize::MAX);
+    rig.pass_ms(MESSAGE_MS - LATE_MS);
+    rig.arrive(peer, &message[4_000..]);
+    assert_eq!(rig.reason(peer), None);
+    assert_eq!(rig.take_frames(peer).last(), Some(&(Opcode::Binary, vec![5; 8_000])));
+    // It is watched again.
+    rig.arrive(peer, &message[..4_000]);
+    rig.pass_ms(MESSAGE_MS + CLOSE_MS + 2 * LATE_MS);
+    assert_eq!(rig.reason(peer), Some(CloseReason::MessageDeadline));
+    rig.finish();
+}
+
+#[test]
 fn who_reads_slowly_but_reads_is_not_cut_by_the_heartbeat() {
     let mut rig = Rig::new();
     let peer = rig.open();
