@@ -440,7 +440,9 @@ impl Homes {
     ) {
         let topic = &mut self.topics[number as usize];
         let most = self.options.namespaces.numbered(topic.settings).presence_events_max;
-        if topic.members() > u64::from(most) {
+        if most == 0 || topic.members() > u64::from(most) {
+            // What was to be told of this user before is no longer so.
+            topic.news.iter_mut().for_each(|news| news.forget(user));
             return;
         }
         if topic.news.is_none() {

@@ -77,6 +77,11 @@ impl News {
         None
     }
 
+    /// What was gathered about `user` is not told.
+    pub fn forget(&mut self, user: &Name) {
+        self.changes.remove(user);
+    }
+
     /// A second is over: what was gathered. After a second without news the next one is told at once.
     pub fn gather(&mut self) -> Option<Telling> {
         let changes = std::mem::take(&mut self.changes);

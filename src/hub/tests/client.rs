@@ -109,6 +109,7 @@ impl Client {
             "user_joined" | "user_left" | "presence_change" => {
                 let topic = field(json, "channel").expect("a channel");
                 assert!(self.stands.contains_key(topic), "news of a topic it is not in: {json}");
+                assert!(!topic.starts_with("bare:"), "news of a topic that has none: {json}");
             }
             "error" => {
                 let code = field(json, "code").expect("a code");

@@ -100,7 +100,7 @@ fn namespaces() -> Namespaces {
     let settings = |slow_consumer, history_count_max| Settings {
         slow_consumer,
         history_count_max,
-        presence_events_max: 3,
+        presence_events_max: if history_count_max == 0 { 0 } else { 3 },
         publishers: Publishers::Anyone,
         ..Settings::CHANNEL
     };
