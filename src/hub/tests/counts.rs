@@ -354,6 +354,19 @@ fn a_session_comes_back_once() {
 }
 
 #[test]
+fn a_channel_without_news_tells_none_to_who_comes_next() {
+    let mut site = Site::start(2, |_| {});
+    let (ann, bob) = (site.enter(0, "ann"), site.enter(1, "bob"));
+    for _ in 0..3 {
+        site.subscribe(ann, "a");
+        site.say(ann, r#"{"type":"unsubscribe","channel":"a"}"#);
+    }
+    site.subscribe(bob, "a");
+    site.tick();
+    assert_eq!(site.sent_of_type("user_joined") + site.sent_of_type("user_left"), 0);
+}
+
+#[test]
 fn what_there_is_now() {
     let mut site = Site::start(2, |options| {
         options.limits.connections_per_address = Some(9);
