@@ -142,6 +142,14 @@ impl Client {
         taken
     }
 
+    /// Whether the connection was reset. Nothing is read to find out.
+    pub(crate) fn is_cut(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("no waiting");
+        let written = self.stream.write(&[0]);
+        self.stream.set_nonblocking(false).expect("waiting");
+        written.is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+    }
+
     /// Ends our direction only (FIN).
     pub(crate) fn finish_sending(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("a half-close");

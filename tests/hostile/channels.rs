@@ -148,7 +148,8 @@ fn row_38_more_topics_than_one_may_have() {
 
 #[test]
 fn row_38_churn_of_subscriptions() {
-    let mut server = Server::start_with_reactors(2, &[]);
+    // While one client has its turn the others are silent, on a slow machine for minutes.
+    let mut server = Server::start_with_reactors(2, &["--ping-interval", "10m"]);
     let rss = warm_rss_bytes(&mut server);
     let mut clients: Vec<Client> = (0..8).map(|_| server.open_channels()).collect();
     let same = |rounds: usize| (0..rounds).map(|round| format!("same{}", round % 16));
@@ -186,7 +187,7 @@ fn row_38_commands_whose_replies_nobody_reads() {
 /// A command of 60 bytes asks for 250,000.
 #[test]
 fn row_38_large_answers_that_nobody_reads() {
-    let server = Server::start(&["--ping-interval", "1s", "--pong-timeout", "2s"]);
+    let mut server = Server::start(&["--ping-interval", "1s", "--pong-timeout", "2s"]);
     let mut publisher = server.open_channels();
     for _ in 0..100 {
         let data = "x".repeat(2_500);
@@ -200,12 +201,12 @@ fn row_38_large_answers_that_nobody_reads() {
         flood.send(&history);
         flood
     });
-    let floods: Vec<Client> = floods.collect();
+    let mut floods: Vec<Client> = floods.collect();
     ask(&mut publisher, r#"{"type":"ping","id":7}"#, "pong", r#""id":7"#); // all they sent has been received
     let rise = server.rss_bytes().saturating_sub(rss);
     assert!(rise < 32 << 20, "answers that nobody reads raised resident memory by {} KiB", rise / 1024);
-    for flood in &floods {
-        eventually("it is cut", PATIENCE, || flood.stream().take_error().expect("SO_ERROR"));
+    for flood in &mut floods {
+        eventually("it is cut", PATIENCE, || flood.is_cut().then_some(()));
     }
     server.assert_serves();
     drop(publisher);
