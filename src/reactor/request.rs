@@ -116,7 +116,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let is_full = conn.has(flag::SURPLUS) || self.pressure.get() > Pressure::Calm;
         let is_ready = !self.turns_away() && !is_full;
         let request = Request { conn: id, peer, head: &head, is_upgrade: accept.is_some(), is_ready };
-        match (self.handler.on_request(&request, &mut self.outbox), accept) {
+        let decision = self.handler.on_request(&request, &mut self.outbox);
+        if matches!(decision, Decision::Later) && (!is_ready || accept.is_none()) {
+            self.handler.on_abandon(id, &mut self.outbox);
+        }
+        match (decision, accept) {
             (Decision::Respond(response), None) => Answer::Page(response),
             (Decision::Respond(response), Some(_)) => Answer::Respond(response),
             (Decision::Refuse { frames, reason, subprotocol }, Some(accept)) => {

@@ -1,6 +1,7 @@
 //! From accept to open: requests in pieces, refusals, decisions that come later, and the handshake deadline.
 
 use super::*;
+use crate::reactor::Pressure;
 
 fn status(output: &[u8]) -> &str {
     std::str::from_utf8(output.get(9..12).unwrap_or_default()).unwrap()
@@ -231,6 +232,31 @@ fn a_refusal_in_band_is_an_upgrade_that_only_says_why_not() {
 fn a_later_refusal_may_be_in_band() {
     let mut rig = Rig::new();
     let peer = rig.request("/later");
+#[test]
+fn a_request_left_open_where_it_cannot_be_is_abandoned() {
+    let draining = |rig: &mut Rig| rig.drain(20_000);
+    let short_of_memory = |rig: &mut Rig| rig.reactor.pressure.set(Pressure::Near);
+    for make_unready in [draining as fn(&mut Rig), short_of_memory] {
+        let mut rig = Rig::new();
+        let asking = rig.connect();
+        make_unready(&mut rig);
+        rig.settle();
+        rig.arrive(asking, &upgrade("/later"));
+        assert_eq!(status(&rig.take(asking)), "503");
+        let id = rig.id(asking);
+        rig.end(asking);
+        assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
+        rig.finish();
+    }
+    let mut rig = Rig::new();
+    let asking = rig.connect();
+    rig.arrive(asking, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(status(&rig.take(asking)), "426", "no upgrade");
+    let id = rig.id(asking);
+    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
+    rig.finish();
+}
+
     let id = rig.id(peer);
     rig.tell(move |out| {
         let frames = crate::handler::encode_message(Kind::Text, b"no");
