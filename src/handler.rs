@@ -127,10 +127,15 @@ pub enum Decision {
 
 /// An HTTP response that ends its connection. Cloning shares the bytes.
 #[derive(Clone)]
+///
+/// A 429 or 503 that does not say in `Retry-After` when to come back is given one as it is sent: one to ten seconds, another
+/// for each client, so that those who were refused together do not come back together.
 pub struct Response {
     pub(crate) status: Status,
     pub(crate) bytes: Payload,
 }
+    /// When to come back is still to be said.
+    pub(crate) is_undated: bool,
 
 impl Response {
     /// Encodes a response once; it may be sent any number of times.
@@ -140,12 +145,21 @@ impl Response {
     /// let health = Response::new(Status::Ok, "text/plain", &[], b"ok");
     /// ```
     pub fn new(status: Status, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        Response { status, bytes: Payload::new(&[&response::encode(status, content_type, headers, body)]) }
+        let says_when = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+        Response {
+            status,
+            bytes: Payload::new(&[&response::encode(status, content_type, headers, body)]),
+            is_undated: status.is_busy() && !says_when,
+        }
     }
 
     /// A refusal with one line of text for the person who reads it.
     pub fn refuse(status: Status, line: &str) -> Response {
-        Response { status, bytes: Payload::new(&[&response::refuse(status, &[], line)]) }
+        Response {
+            status,
+            bytes: Payload::new(&[&response::refuse(status, &[], line)]),
+            is_undated: status.is_busy(),
+        }
     }
 }
 

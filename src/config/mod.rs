@@ -204,7 +204,8 @@ options! {
     "Trusted proxies begin each connection with a PROXY header, version 1 or 2."
     proxy_protocol => proxy_protocol: bool = "off" as SWITCH, live;
 
-    "Accept what would be refused with 401, 429 or 503, say why in a frame and close with 4001 or 1013: a browser can read that."
+    "Accept what would be refused with 401, 429 or 503, say why in a frame and close with 4001 or 1013: a browser can read that. \
+     Not on /echo."
     refuse_in_band => refuse_in_band: bool = "off" as SWITCH, live;
 
     "Connections of one address, or of one IPv6 network of 64 bits; in production, not on /echo."

@@ -29,7 +29,7 @@ use std::hash::BuildHasher;
 /// answered.
 const SUBPROTOCOL: &str = "megasock";
 
-/// When clients refused for load are asked to come back: each at a time of its own between these.
+/// When clients refused for load, in a frame, are asked to come back: each at a time of its own between these.
 const RETRY_MS: std::ops::Range<u64> = 1_000..10_000;
 
 /// A handshake that waits for an answer.
@@ -214,7 +214,6 @@ impl<K: Hooks> Hub<K> {
 
     /// The answer to one who is not let in: with a status, or inside a WebSocket, where a browser's page can read it.
     fn turn_away(&mut self, refusal: Refusal, offers_subprotocol: bool) -> Decision {
-        let retry_ms = self.retry_ms();
         let (status, line, limit) = match refusal {
             Refusal::Response(response) => return Decision::Respond(response),
             Refusal::Plain(status, line) => return Decision::Respond(Response::refuse(status, line)),
@@ -229,10 +228,10 @@ impl<K: Hooks> Hub<K> {
         };
         self.counters.refuse(limit);
         if !self.options.refuse_in_band {
-            return Decision::Respond(response(status, line, retry_ms));
+            return Decision::Respond(response(status, line));
         }
         self.counters.errors[limit.error() as usize].add(1);
-        let delay = (status != Status::Unauthorized).then_some(retry_ms);
+        let delay = status.is_busy().then(|| self.retry_ms());
         let frames = wire::frame(|json| event::append_turned_away(json, limit.error(), line, delay));
         let subprotocol = offers_subprotocol.then(|| SUBPROTOCOL.to_owned());
         Decision::Refuse { frames, reason: limit.reason(), subprotocol }
@@ -246,14 +245,15 @@ impl<K: Hooks> Hub<K> {
     }
 }
 
-/// The refusal by a status: a 401 says how to do better (RFC 9110 §11.6.1), the others when.
-fn response(status: Status, line: &str, retry_ms: u64) -> Response {
-    let retry_after_s = retry_ms.div_ceil(1_000).to_string();
-    let header = match status {
-        Status::Unauthorized => ("WWW-Authenticate", "Bearer"),
-        _ => ("Retry-After", &*retry_after_s),
-    };
-    Response::new(status, "text/plain; charset=utf-8", &[header], format!("{line}\n").as_bytes())
+/// The refusal by a status: a 401 says how to do better (RFC 9110 §11.6.1), the others are told when as they are sent.
+fn response(status: Status, line: &str) -> Response {
+    match status {
+        Status::Unauthorized => {
+            let how = [("WWW-Authenticate", "Bearer")];
+            Response::new(status, "text/plain; charset=utf-8", &how, format!("{line}\n").as_bytes())
+        }
+        _ => Response::refuse(status, line),
+    }
 }
 
 /// The name an application gives, if it is one.

@@ -3,9 +3,6 @@
 //! Every response ends its connection, so `Connection: close` is always there and whatever the client sent after its
 //! request is discarded. No byte of a request is ever echoed (RFC 6455 §10.3).
 
-/// Seconds after which a client refused for load may try again, unless the caller knows better.
-const RETRY_AFTER_S: &str = "5";
-
 macro_rules! statuses {
     ($($variant:ident $code:literal $phrase:literal;)*) => {
         /// The statuses this server answers with.
@@ -27,6 +24,11 @@ macro_rules! statuses {
             /// The phrase on the status line (RFC 9110 §15).
             pub const fn phrase(self) -> &'static str {
                 match self { $(Status::$variant => $phrase,)* }
+            }
+
+            /// It refuses for load: whoever gets it may come back, and is told when.
+            pub const fn is_busy(self) -> bool {
+                matches!(self, Status::TooManyRequests | Status::Unavailable)
             }
         }
     };
@@ -50,7 +52,7 @@ statuses! {
     VersionNotSupported 505 "HTTP Version Not Supported";
 }
 
-/// A whole response; a 204 has no body. 429 and 503 get a `Retry-After` unless `headers` has one.
+/// A whole response; a 204 has no body.
 ///
 /// Names and values in `headers` are the server's own: they are not checked.
 ///
@@ -65,10 +67,7 @@ pub fn encode(status: Status, content_type: &str, headers: &[(&str, &str)], body
     if status != Status::NoContent {
         head.push_str(&format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len()));
     }
-    let busy = matches!(status, Status::TooManyRequests | Status::Unavailable);
-    let own_delay = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
-    let delay = (busy && !own_delay).then_some(("Retry-After", RETRY_AFTER_S));
-    for (name, value) in headers.iter().copied().chain(delay) {
+    for (name, value) in headers.iter().copied() {
         head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("\r\n");
@@ -78,6 +77,13 @@ pub fn encode(status: Status, content_type: &str, headers: &[(&str, &str)], body
 /// A refusal whose body is one line of text for the person who reads it.
 pub fn refuse(status: Status, headers: &[(&str, &str)], line: &str) -> Vec<u8> {
     encode(status, "text/plain; charset=utf-8", headers, format!("{line}\n").as_bytes())
+}
+
+/// An encoded response that says when to come back, besides.
+pub fn with_retry_after(response: &[u8], seconds: u32) -> Vec<u8> {
+    let status_line = response.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let (head, rest) = response.split_at(status_line);
+    [head, format!("Retry-After: {seconds}\r\n").as_bytes(), rest].concat()
 }
 
 #[cfg(test)]
@@ -104,16 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn only_refusals_for_load_say_when_to_retry() {
-        let with_delay: Vec<u16> = Status::ALL
-            .into_iter()
-            .filter(|s| text(*s, &[]).contains("Retry-After: "))
-            .map(Status::code)
-            .collect();
-        assert_eq!(with_delay, [429, 503]);
-        assert_eq!(
-            text(Status::Unavailable, &[("retry-after", "60")]).to_lowercase().matches("retry-after").count(),
-            1
-        );
+    fn a_time_to_come_back_is_a_header_of_its_own() {
+        let plain = text(Status::Unavailable, &[("Vary", "Origin")]);
+        let dated = String::from_utf8(with_retry_after(plain.as_bytes(), 7)).unwrap();
+        assert!(dated.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nConnection: "));
+        assert_eq!(dated.replace("Retry-After: 7\r\n", ""), plain);
     }
 }

@@ -7,13 +7,16 @@ use crate::buf::{Buffer, Payload, Segment};
 use crate::handler::{Decision, Handler, Request, Response};
 use crate::proto::close::{self, CloseReason};
 use crate::proto::head::{self, HEAD_BYTES_MAX};
-use crate::proto::response::Status;
+use crate::proto::response::{self, Status};
 use crate::proto::upgrade::{self, Refusal, accept_response};
 use crate::sys::{ConnId, Io};
 use std::ops::Range;
 
 /// The status of an upgrade.
 const UPGRADED: u16 = 101;
+
+/// The longest that a client is asked to stay away for want of room. Each draws its own time.
+const RETRY_AFTER_S_MAX: u32 = 10;
 
 /// What is kept of a request that did not come whole, or is not decided.
 pub(super) struct PartialHead {
@@ -35,7 +38,8 @@ enum Answer {
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Answer {
-        Answer::Respond(Response { status: refusal.status(), bytes: Payload::new(&[&refusal.response()]) })
+        let (status, bytes) = (refusal.status(), Payload::new(&[&refusal.response()]));
+        Answer::Respond(Response { status, bytes, is_undated: false })
     }
 }
 
@@ -210,7 +214,15 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Answers without an upgrade: the response, the end of our side, then what the client still sends is discarded.
     fn give(&mut self, id: ConnId, response: Response, reason: CloseReason) {
         self.counters.responses.add(1);
-        self.end_with(id, Segment::payload(response.bytes), Phase::Refusing, reason);
+        let last = if response.is_undated {
+            let seconds = 1 + self.random_below(RETRY_AFTER_S_MAX);
+            let bytes = response::with_retry_after(&response.bytes, seconds);
+            let len = bytes.len();
+            Segment::Bytes(bytes, 0..len)
+        } else {
+            Segment::payload(response.bytes)
+        };
+        self.end_with(id, last, Phase::Refusing, reason);
     }
 
     /// Upgrades only to say why not. The handler never hears of it as open.
@@ -239,17 +251,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         self.abandon(id);
         let response = match undecided {
-            true => {
-                // Those who waited for the same answer are not to come back together.
-                let retry_after_s = (1 + self.random_below(10)).to_string();
-                let headers = [("Retry-After", &*retry_after_s)];
-                Response::new(
-                    Status::Unavailable,
-                    "text/plain; charset=utf-8",
-                    &headers,
-                    b"No answer in time.\n",
-                )
-            }
+            true => Response::refuse(Status::Unavailable, "No answer in time."),
             false => Response::refuse(Status::RequestTimeout, Status::RequestTimeout.phrase()),
         };
         self.counters.add_handshake(response.status.code());

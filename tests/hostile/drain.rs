@@ -4,6 +4,7 @@ use crate::common::client::{Client, End, request, upgrade_request};
 use crate::common::frames::{self, BINARY, TEXT};
 use crate::common::server::Server;
 use crate::common::{PATIENCE, eventually};
+use std::collections::BTreeSet;
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,11 +26,14 @@ fn sigterm_drains() {
     // The one that has not answered keeps the server in its drain.
     assert_eq!(request(server.address, READY).status, 503);
     assert_eq!(request(server.address, HEALTH).status, 200);
-    for _ in 0..20 {
-        let refused = request(server.address, upgrade_request("/echo").as_bytes());
-        assert_eq!(refused.status, 503);
-        let wait: u32 = refused.header("Retry-After").expect("Retry-After").parse().expect("seconds");
-        assert!(wait > 0);
+    for target in ["/echo", "/ws"] {
+        let waits = (0..60).map(|_| {
+            let refused = request(server.address, upgrade_request(target).as_bytes());
+            assert_eq!(refused.status, 503);
+            refused.header("Retry-After").expect("Retry-After").parse::<u32>().expect("seconds")
+        });
+        let waits: BTreeSet<u32> = waits.collect();
+        assert!(waits.len() > 3 && waits.iter().all(|wait| (1..=10).contains(wait)), "{target}: {waits:?}");
     }
     // Connected before, asking only now: a newcomer too.
     unready.send(upgrade_request("/echo").as_bytes());

@@ -179,6 +179,45 @@ fn no_decision_is_503_at_the_handshake_deadline_and_a_late_one_is_nothing() {
     rig.finish();
 }
 
+/// The value of the only `Retry-After` in a response.
+fn retry_after(output: &[u8]) -> Option<&str> {
+    let (head, _) = std::str::from_utf8(output).unwrap().split_once("\r\n\r\n").unwrap();
+    let mut values = head.split("\r\n").filter_map(|line| line.strip_prefix("Retry-After: "));
+    let value = values.next();
+    assert_eq!(values.next(), None, "{head}");
+    value
+}
+
+#[test]
+fn each_who_is_refused_for_load_is_told_another_time_to_come_back() {
+    let mut rig = Rig::new();
+    let refused = |rig: &mut Rig, response: Response| {
+        let peer = rig.request("/later");
+        let id = rig.id(peer);
+        rig.tell(move |out| out.decide(id, Decision::Respond(response)));
+        let output = rig.take(peer);
+        rig.end(peer);
+        retry_after(&output).map(str::to_owned)
+    };
+    for busy in [Status::TooManyRequests, Status::Unavailable] {
+        let response = Response::refuse(busy, "full"); // encoded once
+        let seconds = (0..200).map(|_| refused(&mut rig, response.clone()).unwrap().parse().unwrap());
+        assert_eq!(seconds.collect::<HashSet<u32>>(), (1..=10).collect());
+        let own = Response::new(busy, "text/plain", &[("Retry-After", "60")], b"");
+        assert_eq!(refused(&mut rig, own).as_deref(), Some("60"));
+    }
+    assert_eq!(refused(&mut rig, Response::refuse(Status::Forbidden, "no")), None);
+    rig.reactor.pressure.set(Pressure::Near);
+    let seconds = (0..200).map(|_| {
+        let peer = rig.request("/echo"); // which the handler accepts
+        let output = rig.take(peer);
+        rig.end(peer);
+        retry_after(&output).unwrap().parse().unwrap()
+    });
+    assert_eq!(seconds.collect::<HashSet<u32>>(), (1..=10).collect());
+    rig.finish();
+}
+
 #[test]
 fn who_is_gone_before_the_decision_is_not_opened() {
     let mut rig = Rig::new();
@@ -190,6 +229,31 @@ fn who_is_gone_before_the_decision_is_not_opened() {
     rig.tell(move |out| out.decide(id, Decision::ACCEPT));
     assert_eq!((rig.take(peer), rig.take(next)), (Vec::new(), Vec::new()));
     assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)], "once, and the next one is not meant");
+    rig.finish();
+}
+
+#[test]
+fn a_request_left_open_where_it_cannot_be_is_abandoned() {
+    let draining = |rig: &mut Rig| rig.drain(20_000);
+    let short_of_memory = |rig: &mut Rig| rig.reactor.pressure.set(Pressure::Near);
+    for make_unready in [draining as fn(&mut Rig), short_of_memory] {
+        let mut rig = Rig::new();
+        let asking = rig.connect();
+        make_unready(&mut rig);
+        rig.settle();
+        rig.arrive(asking, &upgrade("/later"));
+        assert_eq!(status(&rig.take(asking)), "503");
+        let id = rig.id(asking);
+        rig.end(asking);
+        assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
+        rig.finish();
+    }
+    let mut rig = Rig::new();
+    let asking = rig.connect();
+    rig.arrive(asking, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(status(&rig.take(asking)), "426", "no upgrade");
+    let id = rig.id(asking);
+    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
     rig.finish();
 }
 
@@ -232,31 +296,6 @@ fn a_refusal_in_band_is_an_upgrade_that_only_says_why_not() {
 fn a_later_refusal_may_be_in_band() {
     let mut rig = Rig::new();
     let peer = rig.request("/later");
-#[test]
-fn a_request_left_open_where_it_cannot_be_is_abandoned() {
-    let draining = |rig: &mut Rig| rig.drain(20_000);
-    let short_of_memory = |rig: &mut Rig| rig.reactor.pressure.set(Pressure::Near);
-    for make_unready in [draining as fn(&mut Rig), short_of_memory] {
-        let mut rig = Rig::new();
-        let asking = rig.connect();
-        make_unready(&mut rig);
-        rig.settle();
-        rig.arrive(asking, &upgrade("/later"));
-        assert_eq!(status(&rig.take(asking)), "503");
-        let id = rig.id(asking);
-        rig.end(asking);
-        assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
-        rig.finish();
-    }
-    let mut rig = Rig::new();
-    let asking = rig.connect();
-    rig.arrive(asking, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(status(&rig.take(asking)), "426", "no upgrade");
-    let id = rig.id(asking);
-    assert_eq!(rig.reactor.handler.told, [Told::Abandon(id)]);
-    rig.finish();
-}
-
     let id = rig.id(peer);
     rig.tell(move |out| {
         let frames = crate::handler::encode_message(Kind::Text, b"no");
