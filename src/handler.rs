@@ -41,10 +41,11 @@ pub trait Handler: Sized {
         let _ = (conn, bytes, out);
     }
 
-    /// The server is stopping and will close this connection soon. Its client should come back after `reconnect_delay_ms`,
-    /// which is its own, so that not all come at once.
-    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Self::Mail>) {
+    /// The server is stopping and will close this connection soon. Its client should come back `reconnect_delay_ms` after
+    /// that, which is a time of its own, so that not all come at once. Says whether the client is told, which is counted.
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Self::Mail>) -> bool {
         let _ = (conn, reconnect_delay_ms, out);
+        false
     }
 
     /// Mail from another core or thread. What one core posts arrives in the order it was posted.
@@ -126,16 +127,16 @@ pub enum Decision {
 }
 
 /// An HTTP response that ends its connection. Cloning shares the bytes.
-#[derive(Clone)]
 ///
 /// A 429 or 503 that does not say in `Retry-After` when to come back is given one as it is sent: one to ten seconds, another
 /// for each client, so that those who were refused together do not come back together.
+#[derive(Clone)]
 pub struct Response {
     pub(crate) status: Status,
     pub(crate) bytes: Payload,
-}
     /// When to come back is still to be said.
     pub(crate) is_undated: bool,
+}
 
 impl Response {
     /// Encodes a response once; it may be sent any number of times.

@@ -4,7 +4,6 @@
 use super::log::Log;
 use super::reload::Reload;
 use crate::hub::Mail;
-use crate::proto::close::CloseReason;
 use crate::server::{Drain, Handle};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
@@ -44,13 +43,13 @@ impl Stop {
     fn report(&self) {
         loop {
             thread::sleep(PROGRESS_EVERY);
-            let left = self.handle.stopping().map(|it| it.deadline.saturating_duration_since(Instant::now()));
+            let Some(stopping) = self.handle.stopping() else { return };
             let totals = self.handle.counters();
             tracing::info!(
                 open = totals.connections_open,
                 told = totals.drain_told,
-                closed = totals.closed[CloseReason::ServerShutdown as usize],
-                seconds_left = left.unwrap_or_default().as_secs(),
+                closed = stopping.clients.saturating_sub(totals.connections_open),
+                seconds_left = stopping.deadline.saturating_duration_since(Instant::now()).as_secs(),
                 "stopping"
             );
         }

@@ -325,13 +325,14 @@ impl<K: Hooks> Handler for Hub<K> {
         }
     }
 
-    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) {
-        let Some(session) = self.sessions.get(conn) else { return };
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) -> bool {
+        let Some(session) = self.sessions.get(conn) else { return false };
         if session.is_welcomed() {
             send_shutdown(conn, reconnect_delay_ms, out);
         } else {
             session.rare().reconnect_delay_ms = Some(reconnect_delay_ms); // the welcome is the first frame
         }
+        true
     }
 
     fn on_mail(&mut self, from: Origin, mail: Mail, out: &mut Outbox<Mail>) {

@@ -195,8 +195,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         let Some(drain) = &mut self.drain else { return };
         let reconnect_delay_ms = drain.returns.next_ms();
-        self.counters.drain_told.add(1);
-        self.handler.on_drain(id, reconnect_delay_ms, &mut self.outbox);
+        if self.handler.on_drain(id, reconnect_delay_ms, &mut self.outbox) {
+            self.counters.drain_told.add(1);
+        }
         self.apply_actions();
     }
 

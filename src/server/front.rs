@@ -161,8 +161,8 @@ impl<K: Hooks> Handler for Front<K> {
         self.hub.on_control(conn, bytes, out);
     }
 
-    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) {
-        self.hub.on_drain(conn, reconnect_delay_ms, out);
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Mail>) -> bool {
+        self.hub.on_drain(conn, reconnect_delay_ms, out) // who is connected at /echo is not spoken to
     }
 
     fn on_open(&mut self, conn: ConnId, out: &mut Outbox<Mail>) {

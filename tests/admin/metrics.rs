@@ -258,7 +258,7 @@ fn the_figures_say_the_same_and_the_curve_grows() {
 #[test]
 fn a_drain_shows() {
     let server = Server::start(&["--server-id", "n1", "--drain-timeout", "20s", "--reconnect-rate", "1"]);
-    let clients: Vec<Client> = (0..8).map(|_| server.open()).collect();
+    let clients: Vec<Client> = (0..8).map(|_| server.open_channels()).collect();
     eventually("eight connections", PATIENCE, || {
         (scrape(&server)["ws_connections_active"] == 8.0).then_some(())
     });

@@ -110,19 +110,28 @@ fn progress_is_on_the_log() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
     let mut stays = server.open();
     server.signal("TERM");
-    assert_eq!(stays.close_frame().close_code(), Some(1012));
-    for words in ["newcomers=\"answered 503\"", "open=1 told=1 closed=0 seconds_left=5"] {
+    for client in [&mut goes, &mut stays] {
+        told_delay_ms(client);
+        assert_eq!(client.close_frame().close_code(), Some(1012));
+    }
+    assert_eq!(echo.close_frame().close_code(), Some(1012));
+    goes.send(&frames::close(1012, b""));
+    goes.ends_with(End::Eof);
+    for words in ["newcomers=\"answered 503\"", "open=2 told=2 closed=1 seconds_left=5"] {
         let said = || server.lines().iter().any(|line| line.contains(words)).then_some(());
         eventually(words, PATIENCE, said);
     }
-    stays.send(&frames::close(1012, b""));
+    for client in [&mut stays, &mut echo] {
+        client.send(&frames::close(1012, b""));
+    }
     assert!(server.wait(PATIENCE).success());
 }
 
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
-    let mut stays = server.open();
+    // One that answers its Close, one that does not, and one that is told nothing, for it speaks no protocol of ours.
+    let (mut goes, mut stays, mut echo) = (server.open_channels(), server.open_channels(), server.open());
     server.signal("TERM");
     assert_eq!(stays.close_frame().close_code(), Some(1012));
     server.signal("TERM");

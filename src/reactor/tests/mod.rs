@@ -104,7 +104,7 @@ struct App {
     names_asked: u32,
     on_message: fn(ConnId, Message<'_>, &mut Outbox<Order>),
     on_open: fn(ConnId, &mut Outbox<Order>),
-    on_drain: fn(ConnId, &mut Outbox<Order>),
+    on_drain: fn(ConnId, &mut Outbox<Order>) -> bool,
     on_close: fn(ConnId, &mut Outbox<Order>),
     on_turn: fn(&mut Outbox<Order>) -> Work,
 }
@@ -157,10 +157,10 @@ impl Handler for App {
         self.told.push(Told::Control(conn, bytes));
     }
 
-    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Order>) {
+    fn on_drain(&mut self, conn: ConnId, reconnect_delay_ms: u64, out: &mut Outbox<Order>) -> bool {
         assert!(self.open.contains(&conn), "{conn:?} is told of the drain and is not open");
         self.told.push(Told::Drain(conn, reconnect_delay_ms));
-        (self.on_drain)(conn, out);
+        (self.on_drain)(conn, out)
     }
 
     fn user(&mut self, conn: ConnId) -> Option<String> {
@@ -234,7 +234,7 @@ impl Rig {
             names_asked: 0,
             on_message: |_, message, out| out.reply(message),
             on_open: |_, _| {},
-            on_drain: |_, _| {},
+            on_drain: |_, _| true,
             on_close: |_, _| {},
             on_turn: |_| Work::None,
         };
