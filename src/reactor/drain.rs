@@ -10,8 +10,8 @@
 //! - Both walks go over the slots once, in bounded steps. A slot that opens behind a walk is told at once, and closed from a
 //!   list. Only the cut looks at all slots in one turn.
 
-use super::Reactor;
 use super::conn::Phase;
+use super::{Reactor, ticks};
 use crate::handler::Handler;
 use crate::proto::close::CloseReason;
 use crate::sys::{ConnId, Io};
@@ -23,6 +23,9 @@ const DRAIN_STEP: u32 = 256;
 
 /// Slots looked at for them: most may be free.
 const SLOTS_LOOKED_AT: u32 = 16 * DRAIN_STEP;
+
+/// How long the kernel may take to let go of what was cut: a process that ended sooner would seem to have leaked it.
+const RELEASE_MS: u64 = 500;
 
 /// What a core does when its server stops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,8 +100,8 @@ pub(super) struct Drain {
     told: u32,
     /// `None` until all are told.
     closing: Option<Closing>,
-    /// The deadline has passed and every connection was released by force.
-    is_over: bool,
+    /// The deadline has passed, and every connection was released by force then.
+    cut_tick: Option<u32>,
     /// This core has been taken out of the count of those that still have connections.
     is_counted: bool,
 }
@@ -134,7 +137,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             returns,
             told: 0,
             closing: None,
-            is_over: false,
+            cut_tick: None,
             is_counted: false,
         });
         drain.deadline_tick = drain.deadline_tick.min(deadline_tick);
@@ -160,7 +163,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Whether the drain has something to do now, so that the loop must not wait.
     pub(super) fn drain_has_steps(&self) -> bool {
-        let Some(drain) = self.drain.as_ref().filter(|drain| !drain.is_over) else { return false };
+        let Some(drain) = self.drain.as_ref().filter(|drain| drain.cut_tick.is_none()) else { return false };
         let Some(closing) = &drain.closing else { return true };
         let is_done = closing.below >= self.conns.slots() && closing.behind.is_empty();
         drain.told < self.conns.slots() || (!is_done && closing.due(self.now_tick) > 0)
@@ -168,7 +171,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Goes on with the drain by one step.
     pub(super) fn drain_step(&mut self) {
-        let Some(drain) = self.drain.as_ref().filter(|drain| !drain.is_over) else { return };
+        let Some(drain) = self.drain.as_ref().filter(|drain| drain.cut_tick.is_none()) else { return };
         if self.now_tick >= drain.deadline_tick {
             return self.cut_all();
         }
@@ -264,17 +267,19 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
         }
         if let Some(drain) = &mut self.drain {
-            drain.is_over = true;
+            drain.cut_tick = Some(self.now_tick);
         }
         self.apply_actions();
     }
 
-    /// Whether the reactor may end: it was told to, nobody is left or the time is up, here and with its siblings, and
-    /// what those have posted is handled. An accept still in flight may yet bring somebody who was promised an answer.
+    /// Whether the reactor may end: it was told to, nobody is left, here and with its siblings, and what those have posted is
+    /// handled. What the kernel holds on to long after the cut is left to it. An accept still in flight may yet bring
+    /// somebody who was promised an answer.
     pub(super) fn is_drained(&mut self) -> bool {
         let is_empty = self.conns.is_empty() && (!self.has_left() || self.accepts_in_flight == 0);
         let Some(drain) = &mut self.drain else { return false };
-        let is_done = drain.is_over || is_empty;
+        let is_cut = drain.cut_tick.is_some_and(|tick| self.now_tick >= tick + ticks(RELEASE_MS));
+        let is_done = is_cut || is_empty;
         if is_done && !drain.is_counted {
             drain.is_counted = true;
             self.siblings.fetch_sub(1, Ordering::AcqRel);

@@ -63,7 +63,7 @@ fn an_idle_server_stops_at_once() {
 
 #[test]
 fn the_drain_timeout_ends_those_who_stay() {
-    let mut server = Server::start(&["--drain-timeout", "1s", "--close-timeout", "60s"]);
+    let mut server = Server::start_with_reactors(2, &["--drain-timeout", "1s", "--close-timeout", "60s"]);
     let mut stays: Vec<Client> = (0..20).map(|_| server.open()).collect();
     server.signal("TERM");
     let began = Instant::now();
@@ -75,6 +75,9 @@ fn the_drain_timeout_ends_those_who_stay() {
     for client in &mut stays {
         assert!(client.end_within(PATIENCE).is_some());
     }
+    let summary = server.summary();
+    assert_eq!(summary.closed("server_shutdown"), 20, "{summary:?}");
+    assert!(summary.held.values().all(|held| *held == 0), "what was cut is no leak: {summary:?}");
 }
 
 #[test]
