@@ -349,6 +349,7 @@ const UNSEEN: &[(&str, &str)] = &[
     ("slow_consumer_budget", "the same"),
     ("drain_timeout", "seen where a server ends, below"),
     ("reconnect_rate", "seen where a server ends, below"),
+    ("restart_time", "seen where a server ends, below"),
 ];
 
 /// Goes through the cases, each from the file's own settings, and notes what they show.
@@ -378,12 +379,13 @@ fn every_live_option_changes_what_a_running_server_does() {
 fn a_server_stops_by_the_rate_and_the_time_that_hold_then() {
     let mut reloading = Reloading::start("stop", DEVELOPMENT);
     let _clients: Vec<Client> = (0..3).map(|_| reloading.open()).collect();
-    reloading.set(&[("drain_timeout", "5s"), ("reconnect_rate", "1/s")]);
+    reloading.set(&[("drain_timeout", "5s"), ("reconnect_rate", "1/s"), ("restart_time", "7s")]);
     reloading.server.signal("TERM");
     let told = eventually("it stops", PATIENCE, || {
         reloading.server.lines().into_iter().find(|line| line.contains("stopping; "))
     });
-    assert!(told.contains("clients=3 closes_over=3s ") && told.contains("deadline=5s "), "{told}");
+    assert!(told.contains("clients=3 closes_over=3s returns_after=12s "), "{told}");
+    assert!(told.contains("deadline=5s "), "{told}");
     assert!(reloading.server.wait(PATIENCE).success());
 }
 

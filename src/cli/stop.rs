@@ -81,6 +81,7 @@ fn announce(drain: &Drain) {
     tracing::info!(
         clients = drain.clients,
         closes_over = ?drain.closes_over,
+        returns_after = ?drain.returns_after,
         returns_over = ?drain.returns_over,
         deadline = ?drain.timeout,
         newcomers,

@@ -233,6 +233,10 @@ options! {
     "Connections a second that a drain asks to come back: each client is told its own delay."
     reconnect_rate => reconnect_rate: u32 = "2000/s" as RATE, live;
 
+    "Time a restart takes: where no other process takes over the address, a drain asks clients to come back so long after the end. \
+     When off, each soon after its own Close: for servers that have others beside them."
+    restart_time => restart_time_ms: Option<u64> = "2s" as DURATION_OR_OFF, live;
+
     "Give up privileges before serving: capabilities, new ones by exec, and system calls a server does not make."
     harden => harden: bool = "on" as SWITCH, restart;
 

@@ -203,6 +203,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.counters.connections_open.subtract(1);
             self.counters.disconnected[reason as usize].add(1);
             self.counters.lifetime_s.record(duration_ms / 1000);
+            self.keep_pace(id.slot);
             self.tell_disconnect(id, code, reason, duration_ms);
         }
     }

@@ -6,12 +6,12 @@
 //! closed like the others.
 //!
 //! Invariants:
-//! - An open connection is told once, and before its Close.
+//! - An open connection is told once, and before its Close, which is not sooner than it was when the time was worked out.
 //! - Both walks go over the slots once, in bounded steps. A slot that opens behind a walk is told at once, and closed from a
 //!   list. Only the cut looks at all slots in one turn.
 
 use super::conn::Phase;
-use super::{Reactor, ticks};
+use super::{Reactor, TICK_MS, ticks};
 use crate::handler::Handler;
 use crate::proto::close::CloseReason;
 use crate::sys::{ConnId, Io};
@@ -36,6 +36,8 @@ pub struct DrainOrder {
     pub close_ticks: u32,
     /// Clients are asked to come back at times spread evenly over so long, each counted from its own Close.
     pub return_window_ms: u64,
+    /// Nobody sooner than so long from now, though: whoever was closed before counts from then.
+    pub return_after_ms: u64,
     /// Another process serves the address: leave it to that one, newcomers in the queue included.
     pub leaves: bool,
 }
@@ -61,6 +63,16 @@ impl Pace {
         let whole = u64::from(self.end_tick - self.began_tick);
         (u64::from(self.clients) * elapsed).div_ceil(whole) as u32
     }
+
+    /// The tick at which one is due that has so many `before` it.
+    fn due_tick(&self, before: u32) -> u32 {
+        if before >= self.clients {
+            return self.end_tick;
+        }
+        let whole = u64::from(self.end_tick - self.began_tick);
+        let elapsed = u64::from(before) * whole / u64::from(self.clients) + 1;
+        self.end_tick.min(self.began_tick + elapsed as u32)
+    }
 }
 
 /// Times of return, spread over a window so evenly that no part of it gets more than its share: multiples of the golden
@@ -69,37 +81,43 @@ impl Pace {
 pub struct Returns {
     /// The last one, as a fraction of the window in 2^-32.
     at: u32,
+    /// How many there were.
+    told: u32,
     window_ms: u64,
+    /// Nobody is to come back before that, counted from the first moment of the pace.
+    after_ms: u64,
 }
 
 impl Returns {
     /// 2^32 divided by the golden ratio.
     const STEP: u32 = 0x9e37_79b9;
 
-    /// Over `window_ms`, from a start that is different on every core.
-    pub fn new(start: u32, window_ms: u64) -> Returns {
-        Returns { at: start, window_ms }
+    /// As ordered, from a start that is different on every core.
+    pub fn new(start: u32, order: &DrainOrder) -> Returns {
+        Returns { at: start, told: 0, window_ms: order.return_window_ms, after_ms: order.return_after_ms }
     }
 
-    /// The next delay.
-    pub fn next_ms(&mut self) -> u64 {
+    /// The delay of the next one, counted from its Close, which comes at this pace.
+    pub fn next_ms(&mut self, pace: &Pace) -> u64 {
+        let close_ms = u64::from(pace.due_tick(self.told) - pace.began_tick) * TICK_MS;
+        self.told = self.told.saturating_add(1);
         self.at = self.at.wrapping_add(Self::STEP);
-        ((u128::from(self.at) * u128::from(self.window_ms)) >> 32) as u64
+        let place_ms = ((u128::from(self.at) * u128::from(self.window_ms)) >> 32) as u64;
+        self.after_ms.saturating_sub(close_ms) + place_ms
     }
 }
 
 /// A core that stops.
 pub(super) struct Drain {
     deadline_tick: u32,
-    /// All Closes are due by then.
-    close_end_tick: u32,
+    /// When Closes are due.
+    pace: Pace,
     /// The core has left its address.
     has_left: bool,
     returns: Returns,
     /// Slots below this have been told.
     told: u32,
-    /// `None` until all are told.
-    closing: Option<Closing>,
+    closing: Closing,
     /// The deadline has passed, and every connection was released by force then.
     cut_tick: Option<u32>,
     /// This core has been taken out of the count of those that still have connections.
@@ -107,11 +125,11 @@ pub(super) struct Drain {
 }
 
 /// The second walk.
+#[derive(Default)]
 struct Closing {
-    pace: Pace,
     /// Slots below this have been closed.
     below: u32,
-    /// Closes begun.
+    /// Closes begun, and connections that ended before their turn.
     begun: u32,
     /// Opened in slots that the walk had passed.
     behind: VecDeque<ConnId>,
@@ -119,8 +137,8 @@ struct Closing {
 
 impl Closing {
     /// Closes to begin in this turn.
-    fn due(&self, now_tick: u32) -> u32 {
-        self.pace.due(now_tick).saturating_sub(self.begun).min(DRAIN_STEP)
+    fn due(&self, pace: &Pace, now_tick: u32) -> u32 {
+        pace.due(now_tick).saturating_sub(self.begun).min(DRAIN_STEP)
     }
 }
 
@@ -128,23 +146,21 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Begins to stop. A second order may shorten the first and may have the core leave its address; it restarts nothing.
     pub(super) fn begin_drain(&mut self, order: DrainOrder) {
         let deadline_tick = self.now_tick + order.timeout_ticks;
-        let close_end_tick = self.now_tick + order.close_ticks;
-        let returns = Returns::new(self.random_below(u32::MAX), order.return_window_ms);
+        let clients = self.counters.connections_open.get() as u32;
+        let pace = Pace { clients, began_tick: self.now_tick, end_tick: self.now_tick + order.close_ticks };
+        let returns = Returns::new(self.random_below(u32::MAX), &order);
         let drain = self.drain.get_or_insert(Drain {
             deadline_tick,
-            close_end_tick,
+            pace,
             has_left: false,
             returns,
             told: 0,
-            closing: None,
+            closing: Closing::default(),
             cut_tick: None,
             is_counted: false,
         });
         drain.deadline_tick = drain.deadline_tick.min(deadline_tick);
-        drain.close_end_tick = drain.close_end_tick.min(close_end_tick);
-        if let Some(closing) = &mut drain.closing {
-            closing.pace.end_tick = closing.pace.end_tick.min(close_end_tick);
-        }
+        drain.pace.end_tick = drain.pace.end_tick.min(pace.end_tick);
         if order.leaves && !drain.has_left {
             drain.has_left = true;
             self.io.stop_accepting();
@@ -164,9 +180,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// Whether the drain has something to do now, so that the loop must not wait.
     pub(super) fn drain_has_steps(&self) -> bool {
         let Some(drain) = self.drain.as_ref().filter(|drain| drain.cut_tick.is_none()) else { return false };
-        let Some(closing) = &drain.closing else { return true };
+        let closing = &drain.closing;
         let is_done = closing.below >= self.conns.slots() && closing.behind.is_empty();
-        drain.told < self.conns.slots() || (!is_done && closing.due(self.now_tick) > 0)
+        drain.told < self.conns.slots() || (!is_done && closing.due(&drain.pace, self.now_tick) > 0)
     }
 
     /// Goes on with the drain by one step.
@@ -197,7 +213,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return; // what another was told has ended it
         }
         let Some(drain) = &mut self.drain else { return };
-        let reconnect_delay_ms = drain.returns.next_ms();
+        let reconnect_delay_ms = drain.returns.next_ms(&drain.pace);
         if self.handler.on_drain(id, reconnect_delay_ms, &mut self.outbox) {
             self.counters.drain_told.add(1);
         }
@@ -207,23 +223,28 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     /// A connection opened: during a drain the walks may have passed it already.
     pub(super) fn tell_if_passed(&mut self, id: ConnId) {
         let Some(drain) = &mut self.drain else { return };
-        if let Some(closing) = drain.closing.as_mut().filter(|closing| id.slot < closing.below) {
-            closing.behind.push_back(id);
+        if id.slot < drain.closing.below {
+            drain.closing.behind.push_back(id);
         }
         if id.slot < drain.told {
             self.tell(id);
         }
     }
 
+    /// An open connection has ended. One that has left before its turn has its place in the pace all the same: those behind it
+    /// were told times that count from theirs.
+    pub(super) fn keep_pace(&mut self, slot: u32) {
+        if let Some(Drain { closing, .. }) = &mut self.drain
+            && slot >= closing.below
+        {
+            closing.begun = closing.begun.saturating_add(1);
+        }
+    }
+
     fn close_step(&mut self) {
-        let (now_tick, clients) = (self.now_tick, self.counters.connections_open.get() as u32);
         let Some(drain) = &mut self.drain else { return };
-        let closing = drain.closing.get_or_insert_with(|| {
-            let end_tick = drain.close_end_tick.max(now_tick);
-            let pace = Pace { clients, began_tick: now_tick, end_tick };
-            Closing { pace, below: 0, begun: 0, behind: VecDeque::new() }
-        });
-        let due = closing.due(now_tick);
+        let closing = &mut drain.closing;
+        let due = closing.due(&drain.pace, self.now_tick);
         if due == 0 {
             return;
         }
@@ -232,7 +253,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let from = closing.below;
         let (ahead, end) = self.open_from(from, due - open.len() as u32);
         open.extend(ahead);
-        if let Some(closing) = self.drain.as_mut().and_then(|drain| drain.closing.as_mut()) {
+        if let Some(Drain { closing, .. }) = &mut self.drain {
             closing.below = end;
             closing.begun = closing.begun.saturating_add(open.len() as u32);
         }

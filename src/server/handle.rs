@@ -1,6 +1,6 @@
 //! A running server, seen from other threads.
 
-use super::drain::{Begun, Drain, Stopping};
+use super::drain::{Begun, Drain, Stopping, Terms};
 use super::listen::Place;
 use super::pressure::{MemoryUse, Seen};
 use super::tune::InForce;
@@ -100,8 +100,8 @@ impl<M> Handle<M> {
         // Some way off at most, for the sum to be a time at all.
         let timeout = timeout.min(Duration::from_secs(u32::MAX.into()));
         let clients = self.counters().connections_open;
-        let reconnect_rate = self.configured(|config| config.reconnect_rate);
-        let drain = Drain::new(clients, reconnect_rate, timeout, self.shared.place.has_successor());
+        let terms = self.configured(Terms::of);
+        let drain = Drain::new(clients, &terms, timeout, self.shared.place.has_successor());
         // Held until all cores are told: each goes by the return times of its first order, and so does the answer.
         let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

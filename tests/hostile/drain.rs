@@ -82,7 +82,8 @@ fn the_drain_timeout_ends_those_who_stay() {
 
 #[test]
 fn each_client_is_told_its_own_time_to_come_back_and_closed_at_its_turn() {
-    let mut server = Server::start(&["--reconnect-rate", "20/s", "--drain-timeout", "2s"]);
+    let flags = ["--reconnect-rate", "20/s", "--drain-timeout", "2s", "--restart-time", "off"];
+    let mut server = Server::start(&flags);
     let mut clients: Vec<Client> = (0..60).map(|_| server.open_channels()).collect();
     server.signal("TERM");
     let mut delays_ms: Vec<u64> = clients.iter_mut().map(told_delay_ms).collect();
@@ -100,6 +101,48 @@ fn each_client_is_told_its_own_time_to_come_back_and_closed_at_its_turn() {
     assert_eq!(server.summary().closed("server_shutdown"), 60);
 }
 
+/// A lone server that is started again, as a service manager does it: who comes when told finds it, and no second brings
+/// more than was announced.
+#[test]
+fn a_restart_brings_clients_back_at_the_rate_and_refuses_none() {
+    const RATE: usize = 20;
+    let flags = ["--reconnect-rate", "20/s", "--close-timeout", "1s", "--restart-time", "4s"];
+    let mut old = Server::start(&flags);
+    let address = old.address;
+    let clients: Vec<Client> = (0..60).map(|_| old.open_channels()).collect();
+    old.signal("TERM");
+    let began = Instant::now();
+    let returning = |mut client: Client| {
+        std::thread::spawn(move || {
+            let delay = Duration::from_millis(told_delay_ms(&mut client));
+            assert_eq!(client.close_frame().close_code(), Some(1012));
+            let due = began.elapsed() + delay;
+            client.send(&frames::close(1012, b""));
+            client.ends_with(End::Eof);
+            drop(client);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            Client::open_at(address, "/ws"); // panics where it is refused
+            due
+        })
+    };
+    let returning: Vec<_> = clients.into_iter().map(returning).collect();
+    assert!(old.wait(PATIENCE).success(), "{:#?}", old.lines());
+    let ended = began.elapsed();
+    let listen = address.to_string();
+    let new = Server::start(&["--listen", &listen]);
+    let returns = returning.into_iter().map(|client| client.join().expect("nobody is refused"));
+    let mut returns: Vec<Duration> = returns.collect();
+    returns.sort_unstable();
+    assert!(returns[0] > ended + Duration::from_secs(3), "{ended:?} {returns:?}");
+    let in_a_second = |from: &Duration| {
+        returns.iter().filter(|at| *at >= from && **at - *from < Duration::from_secs(1)).count()
+    };
+    let peak = returns.iter().map(in_a_second).max().expect("some");
+    // A host that stands still for a moment moves some Closes, and the returns after them.
+    assert!(peak <= RATE * 3 / 2, "{peak} in one second: {returns:?}");
+    new.stop();
+}
+
 /// The delay in the `server_shutdown` that must be the next message.
 fn told_delay_ms(client: &mut Client) -> u64 {
     let (opcode, payload) = client.message();
@@ -111,7 +154,8 @@ fn told_delay_ms(client: &mut Client) -> u64 {
 #[test]
 fn progress_is_on_the_log() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
-    let mut stays = server.open();
+    // One that answers its Close, one that does not, and one that is told nothing, for it speaks no protocol of ours.
+    let (mut goes, mut stays, mut echo) = (server.open_channels(), server.open_channels(), server.open());
     server.signal("TERM");
     for client in [&mut goes, &mut stays] {
         told_delay_ms(client);
@@ -133,8 +177,7 @@ fn progress_is_on_the_log() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
-    // One that answers its Close, one that does not, and one that is told nothing, for it speaks no protocol of ours.
-    let (mut goes, mut stays, mut echo) = (server.open_channels(), server.open_channels(), server.open());
+    let mut stays = server.open();
     server.signal("TERM");
     assert_eq!(stays.close_frame().close_code(), Some(1012));
     server.signal("TERM");

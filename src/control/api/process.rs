@@ -17,6 +17,7 @@ pub const RELOADED: Shape =
 pub const DRAIN: Shape = Shape::Object(&[
     ("clients", Shape::Count),
     ("closes_over_ms", Shape::Count),
+    ("returns_after_ms", Shape::Count),
     ("returns_over_ms", Shape::Count),
     ("timeout_ms", Shape::Count),
     ("handed_over", Shape::Bool),
@@ -37,6 +38,7 @@ pub async fn drain(routes: &Routes, arguments: Arguments) -> Result<Answer, Faul
     Ok(ok(&json!({
         "clients": drain.clients,
         "closes_over_ms": ms(drain.closes_over),
+        "returns_after_ms": ms(drain.returns_after),
         "returns_over_ms": ms(drain.returns_over),
         "timeout_ms": ms(drain.timeout),
         "handed_over": drain.is_handed_over,

@@ -68,8 +68,8 @@ function askDrain() {
   at("drain-name").oninput = () => { confirm.disabled = at("drain-name").value !== name; };
   openDialog("drain-dialog", async () => {
     const within = at("within").value;
-    const { clients, closes_over_ms, returns_over_ms } = await tell("/api/drain", within ? { timeout: `${within}s` } : {});
-    const [closed, back] = [closes_over_ms, returns_over_ms].map(ms => asTime(Math.ceil(ms / 1000)));
+    const { clients, closes_over_ms, returns_after_ms, returns_over_ms } = await tell("/api/drain", within ? { timeout: `${within}s` } : {});
+    const [closed, back] = [closes_over_ms, returns_after_ms + returns_over_ms].map(ms => asTime(Math.ceil(ms / 1000)));
     notice(`The drain has begun: ${several(clients, "client")}, closed within ${closed}, asked to come back within ${back}.`);
     // With few clients it may be over before the next beat.
     state.wasDraining = true;

@@ -2,6 +2,7 @@
 //! steps at an even pace, the deadline cuts.
 
 use super::*;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 #[test]
@@ -49,7 +50,7 @@ fn told(rig: &Rig) -> Vec<(ConnId, u64)> {
 
 fn order(timeout_ms: u64, close_ms: u64, window_ms: u64) -> DrainOrder {
     let (timeout_ticks, close_ticks) = (ticks(timeout_ms), ticks(close_ms));
-    DrainOrder { timeout_ticks, close_ticks, return_window_ms: window_ms, leaves: false }
+    DrainOrder { timeout_ticks, close_ticks, return_window_ms: window_ms, ..DrainOrder::default() }
 }
 
 fn leaving(timeout_ms: u64) -> DrainOrder {
@@ -104,6 +105,50 @@ fn closes_come_at_an_even_pace() {
     rig.finish();
 }
 
+/// When each comes back that waits for its Close, in milliseconds from the order: one that spreads Closes over 10 s, and returns
+/// over 50 s from the 15th on.
+fn returns_ms(rig: &mut Rig, staying: &[Peer]) -> Vec<u64> {
+    let delays_ms: HashMap<ConnId, u64> = told(rig).into_iter().collect();
+    let began_ms = rig.now_ms();
+    let mut waiting = staying.to_vec();
+    let mut returns_ms = Vec::new();
+    while !waiting.is_empty() {
+        rig.pass_ms(TICK_MS);
+        let at_ms = rig.now_ms() - began_ms;
+        waiting.retain(|peer| {
+            let is_closed = !rig.take(*peer).is_empty();
+            if is_closed {
+                returns_ms.push(at_ms + delays_ms[&rig.id(*peer)]);
+            }
+            !is_closed
+        });
+    }
+    returns_ms.sort_unstable();
+    returns_ms
+}
+
+#[test]
+fn nobody_comes_back_before_the_time_ordered_whoever_leaves_before() {
+    const AFTER_MS: u64 = 15_000;
+    for leaving in [0..0, 0..400, 600..1_000] {
+        let mut rig = Rig::new();
+        let peers = rig.open_many(1_000);
+        rig.order(DrainOrder { return_after_ms: AFTER_MS, ..order(20_000, 10_000, 50_000) });
+        rig.settle();
+        peers[leaving.clone()].iter().for_each(|peer| rig.kernel().end(*peer));
+        let staying = [&peers[..leaving.start], &peers[leaving.end..]].concat();
+        let returns_ms = returns_ms(&mut rig, &staying);
+        let first = returns_ms[0];
+        assert!(first + LATE_MS > AFTER_MS, "{first} without {leaving:?}");
+        if leaving.is_empty() {
+            // 1,000 over 50 s, and what was closed late comes no later: one each 50 ms, in ticks.
+            assert!(first < AFTER_MS + 2 * LATE_MS && returns_ms[999] < AFTER_MS + 50_000 + LATE_MS);
+            assert!(returns_ms.windows(2).all(|pair| pair[1] - pair[0] < 150 + LATE_MS), "{returns_ms:?}");
+        }
+        rig.finish();
+    }
+}
+
 #[test]
 fn a_core_that_paces_its_closes_sleeps_between_them() {
     let mut rig = Rig::new();
@@ -125,6 +170,7 @@ fn who_leaves_early_or_is_ended_when_told_is_not_closed_again() {
         if conn.slot == 0 {
             out.close(ConnId { slot: 1, ..conn }, 4000, "");
         }
+        true
     };
     let first = peers.iter().copied().find(|peer| rig.id(*peer).slot == 0).unwrap();
     let second = peers.iter().copied().find(|peer| rig.id(*peer).slot == 1).unwrap();
@@ -170,7 +216,6 @@ fn a_core_that_leaves_accepts_nobody_and_serves_those_it_has() {
     rig.finish();
 }
 
-        true
 #[test]
 fn who_is_accepted_in_the_moment_of_leaving_is_served() {
     let mut rig = Rig::new();
