@@ -99,8 +99,12 @@ pub fn connection_id(core: usize, conn: ConnId) -> String {
 
 /// The core and connection of an id.
 pub fn parse_connection_id(id: &str) -> Option<(usize, ConnId)> {
-    let mut parts = id.split('-').map(|part| u32::from_str_radix(part, 16));
-    let (core, slot, generation) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    // from_str_radix takes a plus and capitals too, and any number of zeros before.
+    let is_number =
+        |part: &str| part.len() <= 8 && part.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+    let number = |part: &str| is_number(part).then(|| u32::from_str_radix(part, 16).ok()).flatten();
+    let mut parts = id.split('-').map(number);
+    let (core, slot, generation) = (parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some((core as usize, ConnId { slot, generation }))
 }
 
@@ -148,7 +152,7 @@ mod tests {
         let conn = ConnId { slot: 0xabc, generation: 3 };
         assert_eq!(connection_id(59, conn), "3b-abc-3");
         assert_eq!(parse_connection_id("3b-abc-3"), Some((59, conn)));
-        for wrong in ["", "1-2", "1-2-3-4", "x-1-1", "1--1"] {
+        for wrong in ["", "1-2", "1-2-3-4", "x-1-1", "1--1", "+1-2-3", "3B-ABC-3", "000000001-2-3"] {
             assert_eq!(parse_connection_id(wrong), None, "{wrong}");
         }
     }
