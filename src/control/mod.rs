@@ -8,9 +8,11 @@
 
 mod access;
 mod answers;
-mod api;
+#[doc(hidden)] // for fuzz/, like http
+pub mod api;
 mod gate;
-mod http;
+#[doc(hidden)]
+pub mod http;
 mod metrics;
 mod openapi;
 mod page;

@@ -23,6 +23,9 @@ const TOPICS_MAX: usize = 1_000;
 /// Bytes of a close reason: a control frame has 125, the code takes two (RFC 6455 §5.5).
 const REASON_BYTES_MAX: usize = 123;
 
+/// Bytes of a time: more than any needs, and what is wrong with one repeats a part of it.
+const DURATION_BYTES_MAX: usize = 32;
+
 /// A name without control characters that is more than separators, as [`is_name`] has it.
 const NAME_PATTERN: &str =
     r"^[^\u0000-\u001f\u007f-\u009f]*[^\u0000-\u001f\u007f-\u009f:./\-_ ][^\u0000-\u001f\u007f-\u009f]*$";
@@ -78,22 +81,35 @@ pub struct Arguments(Vec<(&'static str, Value)>);
 
 impl Arguments {
     /// Reads what an endpoint takes.
-    pub fn read(takes: &[Parameter], request: &Request) -> Result<Arguments, Fault> {
-        let arguments = match request.method {
-            Method::POST => from_body(takes, &request.body)?,
-            _ => from_query(takes, &request.query)?,
-        };
-        let arguments = Arguments(arguments);
+    pub(in crate::control) fn read(takes: &[Parameter], request: &Request) -> Result<Arguments, Fault> {
+        match request.method {
+            Method::POST => Arguments::of_body(takes, &request.body),
+            _ => Arguments::of_query(takes, &request.query),
+        }
+    }
+
+    /// Reads what stands in a query, decoded.
+    pub fn of_query(takes: &[Parameter], query: &[(String, String)]) -> Result<Arguments, Fault> {
+        Arguments(from_query(takes, query)?).complete(takes)
+    }
+
+    /// Reads what stands in a body.
+    pub fn of_body(takes: &[Parameter], body: &[u8]) -> Result<Arguments, Fault> {
+        Arguments(from_body(takes, body)?).complete(takes)
+    }
+
+    /// Itself, if all is there that must be.
+    fn complete(self, takes: &[Parameter]) -> Result<Arguments, Fault> {
         for parameter in takes {
-            if parameter.need == Need::Required && !arguments.has(parameter.name) {
+            if parameter.need == Need::Required && !self.has(parameter.name) {
                 return Err(Fault::bad(format!("{} is missing", parameter.name)));
             }
         }
         let choices: Vec<&str> =
             takes.iter().filter(|parameter| parameter.need == Need::OneOf).map(|p| p.name).collect();
-        match choices.iter().filter(|name| arguments.has(name)).count() {
+        match choices.iter().filter(|name| self.has(name)).count() {
             0 if !choices.is_empty() => Err(Fault::bad(format!("{} is missing", choices.join(" or ")))),
-            0 | 1 => Ok(arguments),
+            0 | 1 => Ok(self),
             _ => Err(Fault::bad(format!("only one of {} may be there", choices.join(" and ")))),
         }
     }
@@ -191,6 +207,9 @@ impl Kind {
             }
             Kind::Reason if text.len() > REASON_BYTES_MAX => {
                 Err(format!("may have no more than {REASON_BYTES_MAX} bytes"))
+            }
+            Kind::Duration if text.len() > DURATION_BYTES_MAX => {
+                Err(format!("may have no more than {DURATION_BYTES_MAX} bytes"))
             }
             Kind::Duration => config::duration_ms(text).map(Value::Number),
             Kind::Count(_) | Kind::CloseCode => self.read_number(number()?),
@@ -295,5 +314,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_of_any_length_is_not_repeated() {
+        let takes = [Parameter { name: "timeout", kind: Kind::Duration, need: Need::Optional, about: "" }];
+        let refused = |timeout: String| {
+            Arguments::of_query(&takes, &[("timeout".to_owned(), timeout)]).err().map(|fault| fault.message)
+        };
+        assert_eq!(refused(format!("{}1s", "0".repeat(DURATION_BYTES_MAX - 2))), None);
+        assert_eq!(
+            refused(format!("1{}", "s".repeat(1 << 20))).as_deref(),
+            Some("timeout may have no more than 32 bytes")
+        );
     }
 }

@@ -10,16 +10,16 @@ use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 use percent_encoding::percent_decode_str;
 
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-const TARGET_BYTES_MAX: usize = 8 * 1024;
-const HEADERS_MAX: usize = 64;
-const NAME_BYTES_MAX: usize = 128;
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+pub const HEADERS_MAX: usize = 64;
+pub const NAME_BYTES_MAX: usize = 128;
 /// The longest registered one has 17 (UPDATEREDIRECTREF).
 const METHOD_BYTES_MAX: usize = 17;
 
 /// Why a request is not read further. What was sent is never repeated in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     code: Code,
     message: &'static str,
 }
@@ -52,7 +52,7 @@ const NO_METHOD: Refusal = bad("the first line begins with no method");
 
 /// A head, read and found sound.
 #[derive(Debug)]
-pub(super) struct Head {
+pub struct Head {
     pub method: Method,
     pub path: String,
     pub query: Vec<(String, String)>,
@@ -64,7 +64,7 @@ pub(super) struct Head {
 }
 
 /// Refuses what has not ended yet but can no longer become a head.
-pub(super) fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
+pub fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
     let start = &bytes[..bytes.len().min(METHOD_BYTES_MAX + 1)];
     match start.iter().position(|byte| !is_token(*byte)) {
         Some(end) if end > 0 && start[end] == b' ' => {}
@@ -75,7 +75,7 @@ pub(super) fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Reads a head that ends with `bytes`.
-pub(super) fn read(mut bytes: BytesMut, limits: &Limits) -> Result<Head, Refusal> {
+pub fn read(mut bytes: BytesMut, limits: &Limits) -> Result<Head, Refusal> {
     screen(&bytes)?;
     let Ok(Decoded::Some(head)) = RequestHeadDecoder.decode(&mut bytes) else {
         return Err(bad("this is no request of HTTP/1.1"));

@@ -23,12 +23,12 @@
 
 mod code;
 mod conversation;
-mod head;
+pub mod head;
 mod seats;
 #[cfg(test)]
 mod tests;
 
-pub(super) use code::Code;
+pub use code::Code;
 
 use ::http::header::{AsHeaderName, HeaderName, HeaderValue, RETRY_AFTER};
 use ::http::{HeaderMap, Method, StatusCode};
@@ -68,7 +68,7 @@ impl Request {
 
 /// What it is answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     pub status: StatusCode,
     pub content_type: &'static str,
     /// Besides those that every answer has. Without a Cache-Control of its own it is `no-store`.
@@ -145,7 +145,7 @@ pub(super) trait Service: 'static {
 
 /// How much of what anybody gets.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub struct Limits {
     pub connections: usize,
     pub requests_per_connection: u32,
     pub body_bytes: usize,
