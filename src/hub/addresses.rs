@@ -8,7 +8,6 @@
 //! it, the one that was left first is forgotten and may come anew as if it had never come. An attacker who has that many
 //! addresses gains nothing by it that more addresses would not give.
 
-use super::home::give_answer;
 use super::limit::{Limit, Limits, take};
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
@@ -67,7 +66,7 @@ impl Addresses {
             }
             _ => unreachable!("it is not about an address"),
         };
-        give_answer(from, call, answer, links, out);
+        links.give(from, call, answer, out);
     }
 
     fn admit(&mut self, key: AddressKey, limits: &Limits, now_ms: u64) -> Result<(), Limit> {

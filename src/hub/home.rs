@@ -175,7 +175,7 @@ impl Homes {
                 unreachable!("it is not about a topic")
             }
         };
-        give_answer(from, call, answer, links, out);
+        links.give(from, call, answer, out);
     }
 
     /// Topics in the next so many places; what comes and goes between two pages may be in none or in both.
@@ -262,7 +262,7 @@ impl Homes {
             Asker::Client { conn, .. } => Some((core, *conn)),
             _ => None,
         };
-        give_answer(from, call, Answer::Subscribed(answer), links, out);
+        links.give(from, call, Answer::Subscribed(answer), out);
         if let Some(user) = user
             && let Some(presence) = &mut self.topics[number as usize].presence
             && presence.join(&user)
@@ -595,25 +595,6 @@ fn missed(topic: &Topic, since: Position, bytes_max: usize) -> Option<Vec<Payloa
     let frames: Vec<Payload> = topic.history.after(since.offset)?.cloned().collect();
     let bytes: usize = frames.iter().map(|frame| frame.len()).sum();
     (bytes <= bytes_max).then_some(frames)
-}
-
-/// Answers a call where it came from: another core, this one, or a thread.
-pub fn give_answer(
-    from: usize,
-    mut call: Box<Call>,
-    answer: Answer,
-    links: &mut Links,
-    out: &mut Outbox<Mail>,
-) {
-    match std::mem::replace(&mut call.asker, Asker::Core) {
-        // One who no longer waits for the answer needs none.
-        Asker::Thread(reply) => drop(reply.send(answer)),
-        asker => {
-            call.asker = asker;
-            call.answer = Some(answer);
-            links.answer(from, call, out);
-        }
-    }
 }
 
 #[cfg(test)]

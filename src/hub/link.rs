@@ -10,7 +10,7 @@
 //! subscription, its user and its address.
 //! Mail to the own core goes through a queue of its own, so that everything arrives in the order it was sent.
 
-use super::mail::{Call, Mail};
+use super::mail::{Answer, Asker, Call, Mail};
 use crate::handler::Outbox;
 use std::collections::VecDeque;
 
@@ -98,6 +98,19 @@ impl Links {
         let sent = out.post(core, Mail::Answer(call));
         // A core that has stopped takes no more mail, and has nobody left to answer to.
         debug_assert!(sent.is_ok(), "answers have room of their own");
+    }
+
+    /// Answers a call to whoever asked: a core, this one included, or a thread.
+    pub fn give(&mut self, from: usize, mut call: Box<Call>, answer: Answer, out: &mut Outbox<Mail>) {
+        match std::mem::replace(&mut call.asker, Asker::Core) {
+            // One who no longer waits for the answer needs none.
+            Asker::Thread(reply) => drop(reply.send(answer)),
+            asker => {
+                call.asker = asker;
+                call.answer = Some(answer);
+                self.answer(from, call, out);
+            }
+        }
     }
 
     /// Sends a delivery unless there is no room.

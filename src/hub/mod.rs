@@ -231,7 +231,7 @@ impl<K: Hooks> Hub<K> {
             }
             Ask::Session { conn } => {
                 let session = Answer::Session(self.look(*conn));
-                home::give_answer(from, call, session, &mut self.links, out);
+                self.links.give(from, call, session, out);
             }
             _ => self.homes.handle_call(from, call, &mut self.links, out),
         }

@@ -1,6 +1,5 @@
 //! The users this core is home of, and where their connections are.
 
-use super::home::give_answer;
 use super::limit::Limit;
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
@@ -89,7 +88,7 @@ impl Users {
             }
             _ => unreachable!("calls about topics go to the topics' home"),
         };
-        give_answer(from, call, answer, links, out);
+        links.give(from, call, answer, out);
     }
 
     fn places(&self, user: &Name) -> impl Iterator<Item = Place> {

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 impl Builder {
     /// The application is the hub: channels, rooms, users, presence and history. `make(core)` is called once on each
@@ -144,55 +144,40 @@ impl std::error::Error for Unanswered {}
 
 /// An answer on its way. Await it, [`Pending::wait`] for it, or drop it: the request is carried out all the same.
 pub struct Pending<T> {
-    answers: Vec<oneshot::Receiver<Answer>>,
-    answered: Vec<Answer>,
-    read: Box<dyn Fn(Vec<Answer>) -> Option<T> + Send>,
+    answer: oneshot::Receiver<Answer>,
+    /// `None`: nothing was done.
+    read: Box<dyn Fn(Answer) -> Option<T> + Send>,
 }
 
 impl<T> Pending<T> {
-    pub(super) fn one(
+    pub(super) fn new(
         answer: oneshot::Receiver<Answer>,
         read: impl Fn(Answer) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
-        let read = move |answers: Vec<Answer>| answers.into_iter().next().and_then(&read);
-        Pending { answers: vec![answer], answered: Vec::new(), read: Box::new(read) }
+        Pending { answer, read: Box::new(read) }
     }
 
     /// Blocks until the answer is there. Not for a core's thread: it would wait for itself.
     ///
     /// # Errors
     /// There is none.
-    pub fn wait(mut self, timeout: Duration) -> Result<T, Unanswered> {
-        let deadline = Instant::now() + timeout;
-        for answer in std::mem::take(&mut self.answers) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer = answer.recv_timeout(left).map_err(|error| match error {
-                oneshot::RecvTimeoutError::Timeout => Unanswered::Timeout,
-                oneshot::RecvTimeoutError::Disconnected => Unanswered::Stopped,
-            })?;
-            self.answered.push(answer);
-        }
-        (self.read)(self.answered).ok_or(Unanswered::TryAgain)
+    pub fn wait(self, timeout: Duration) -> Result<T, Unanswered> {
+        let answer = self.answer.recv_timeout(timeout).map_err(|error| match error {
+            oneshot::RecvTimeoutError::Timeout => Unanswered::Timeout,
+            oneshot::RecvTimeoutError::Disconnected => Unanswered::Stopped,
+        })?;
+        (self.read)(answer).ok_or(Unanswered::TryAgain)
     }
 }
 
 impl<T> Future for Pending<T> {
     type Output = Result<T, Unanswered>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        while let Some(answer) = this.answers.last_mut() {
-            match Pin::new(answer).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Unanswered::Stopped)),
-                Poll::Ready(Ok(answer)) => {
-                    this.answers.pop();
-                    this.answered.push(answer);
-                }
-            }
-        }
-        let answered = std::mem::take(&mut this.answered);
-        Poll::Ready((this.read)(answered).ok_or(Unanswered::TryAgain))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| {
+            let answer = answer.map_err(|_| Unanswered::Stopped)?;
+            (self.read)(answer).ok_or(Unanswered::TryAgain)
+        })
     }
 }
 
@@ -226,7 +211,7 @@ impl Handle<Mail> {
         let (name, data) = (topic_name(topic)?, json(data.as_ref())?);
         let ask = Ask::Publish { topic: name.clone(), data: data.into(), user: None, except: None };
         let answer = self.ask(name.home(self.cores()), ask)?;
-        Ok(Pending::one(answer, |answer| match answer {
+        Ok(Pending::new(answer, |answer| match answer {
             Answer::Published { offset } => Some(offset),
             _ => None,
         }))
@@ -241,7 +226,7 @@ impl Handle<Mail> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let frame = hub::direct_from_server(data, now.as_millis() as u64);
         let answer = self.ask(user.home(self.cores()), Ask::Direct { user, frame })?;
-        Ok(Pending::one(answer, connections))
+        Ok(Pending::new(answer, connections))
     }
 
     /// The users subscribed to a topic, in the order of their names: up to `limit`, at most 1,000, that come after `after`.
@@ -258,7 +243,7 @@ impl Handle<Mail> {
         let home = topic.home(self.cores());
         let answer =
             self.ask(home, Ask::Presence { topic, limit: limit.min(PAGE_MAX), after: after.map(Box::from) })?;
-        Ok(Pending::one(answer, |answer| match answer {
+        Ok(Pending::new(answer, |answer| match answer {
             Answer::Presence { users, total } => {
                 let users =
                     users.iter().map(|(user, connections)| (user.to_string(), *connections)).collect();
@@ -282,7 +267,7 @@ impl Handle<Mail> {
         let name = topic.clone();
         let answer =
             self.ask(topic.home(self.cores()), Ask::History { topic, limit: limit.min(PAGE_MAX), since })?;
-        Ok(Pending::one(answer, move |answer| match answer {
+        Ok(Pending::new(answer, move |answer| match answer {
             Answer::History { last, frames } => Some(HistoryPage {
                 epoch: hub::epoch(last.epoch),
                 last_id: last.offset,
@@ -300,7 +285,7 @@ impl Handle<Mail> {
         let user = user_name(user)?;
         let home = user.home(self.cores());
         let answer = self.ask(home, Ask::Disconnect { user, code, reason: Name::new(reason) })?;
-        Ok(Pending::one(answer, connections))
+        Ok(Pending::new(answer, connections))
     }
 
     /// Closes one connection, by the id its welcome told. One that has gone is passed over.

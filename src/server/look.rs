@@ -36,7 +36,7 @@ impl Handle<Mail> {
     /// There is no such core, or the server has stopped.
     pub fn topics(&self, core: usize, prefix: &str, from: usize) -> Result<Pending<TopicPage>, Invalid> {
         let answer = self.ask(core, Ask::Topics { prefix: prefix.into(), from })?;
-        Ok(Pending::one(answer, |answer| match answer {
+        Ok(Pending::new(answer, |answer| match answer {
             Answer::Topics { topics, next } => Some(TopicPage { topics, next }),
             _ => None,
         }))
@@ -50,7 +50,7 @@ impl Handle<Mail> {
         let user = user_name(user)?;
         let home = user.home(self.cores());
         let answer = self.ask(home, Ask::Connections { user, limit: limit.min(CONNECTIONS_MAX) })?;
-        Ok(Pending::one(answer, |answer| match answer {
+        Ok(Pending::new(answer, |answer| match answer {
             Answer::Connections { places, total } => {
                 let ids = places.into_iter().map(|(core, conn)| hub::connection_id(core, conn));
                 Some(UserConnections { connection_ids: ids.collect(), total })
@@ -66,7 +66,7 @@ impl Handle<Mail> {
     pub fn session(&self, connection_id: &str) -> Result<Pending<Option<SessionFacts>>, Invalid> {
         let (core, conn) = self.place(connection_id).ok_or(Invalid::ConnectionId)?;
         let answer = self.ask(core, Ask::Session { conn })?;
-        Ok(Pending::one(answer, |answer| match answer {
+        Ok(Pending::new(answer, |answer| match answer {
             Answer::Session(session) => Some(session),
             _ => None,
         }))
