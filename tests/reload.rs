@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,6 +68,13 @@ impl Reloading {
 
     fn open(&self) -> Client {
         self.server.open()
+    }
+
+    /// Where its admin listener is.
+    fn admin(&self) -> SocketAddr {
+        eventually("the server says where its admin listener is", PATIENCE, || {
+            self.server.lines().iter().find_map(|line| line.strip_prefix("admin on ")?.parse().ok())
+        })
     }
 
     /// The status of an upgrade for `target` with more header lines.
@@ -243,10 +252,8 @@ const OF_ANYBODY: &[Case] = &[
         assert_eq!(reloading.told_of("quiet", "ws."), [""; 0]);
     }),
     (&[("metric_aliases", "on")], "metric_aliases", |reloading, _| {
-        let lines = reloading.server.lines();
-        let admin = lines.iter().find_map(|line| line.strip_prefix("admin on ")).expect("an admin listener");
-        let asked = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-        let answer = request(admin.parse().unwrap(), asked.as_bytes());
+        let asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = request(reloading.admin(), asked);
         assert!(String::from_utf8_lossy(&answer.body).contains("\nws_connections_current{"));
     }),
 ];
@@ -399,6 +406,58 @@ fn a_signal_to_stop_does_not_wait_for_a_file_that_hangs() {
     reloading.server.signal("TERM");
     assert!(reloading.server.wait(PATIENCE).success());
 }
+
+#[test]
+fn a_file_that_hangs_has_two_threads_however_many_ask_and_then_it_is_read_again() {
+    let mut reloading = Reloading::start("hung", DEVELOPMENT);
+    let file = reloading.folder.join("megasock.toml");
+    replace_by_pipe(&file);
+    reloading.server.signal("HUP");
+    let mut writer = writer_once_read(&file);
+    let ask = |_| {
+        let mut client = Client::connect(reloading.admin());
+        client.send(RELOAD);
+        client
+    };
+    let asking: Vec<Client> = (0..3).map(ask).collect();
+    (0..50).for_each(|_| reloading.server.signal("HUP"));
+    for mut client in asking {
+        let answer = client.response();
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!((answer.status, &body["error"]["code"]), (504, &json!("timeout")), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("reload"), "{body}");
+    }
+    assert_eq!(reload_threads(&reloading), 2);
+
+    // The one that waits reads what is there when its turn comes, and answers who has asked while it waited.
+    let mut client = ask(3);
+    // Who came after it has been answered, so it waits by now.
+    let health = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(request(reloading.admin(), health).status, 200);
+    fs::rename(&file, reloading.folder.join("pipe")).unwrap();
+    fs::write(&file, "max_fragments = 9\n").unwrap();
+    writer.write_all(b"echo = \"off\"\n").unwrap();
+    drop(writer);
+    let answer = client.response();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(body["applied"], json!(["max_fragments", "echo"]), "{body}");
+    eventually("all are done", PATIENCE, || (reload_threads(&reloading) == 0).then_some(()));
+    reloading.reloads = 2; // of 54 that asked
+    let third = reloading.reload("echo = \"on\"\n");
+    assert!(third.contains("applied=\"max_fragments, echo\""), "{third}");
+}
+
+/// Threads of the server that reload.
+fn reload_threads(reloading: &Reloading) -> usize {
+    let threads = fs::read_dir(reloading.server.proc("task")).expect("the process lives");
+    let names = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    names.filter(|name| name.trim_end() == "reload").count()
+}
+
+/// What asks for it at the admin listener.
+const RELOAD: &[u8] =
+    b"POST /api/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 #[test]
 fn keys_are_read_again_and_their_tokens_with_them() {

@@ -2,7 +2,8 @@
 //! start, which still win over it. A mistake anywhere changes nothing.
 //!
 //! It may take seconds, for a file that hangs or a core that does, so it has a thread of its own: nobody waits who has other
-//! things to do, such as to obey the next signal.
+//! things to do, such as to obey the next signal. There are two at most: one that reads, and one that waits for its turn and
+//! will read whatever is there by then, for all who have asked meanwhile.
 
 use super::log::Log;
 use crate::config::{Changes, Config, Sources};
@@ -23,30 +24,47 @@ pub(super) struct Reload {
     sources: Arc<Sources>,
     handle: Handle<Mail>,
     log: Log,
-    /// Held from the reading on: what was read before never comes after.
+    /// Held from the reading on, for as long as a file hangs: what was read before never comes after.
     turn: Arc<Mutex<()>>,
+    /// Who is told what becomes of the reload that waits for its turn; none while there is no such reload.
+    waiting: Arc<Mutex<Option<Vec<Asker>>>>,
 }
+
+type Asker = oneshot::Sender<Result<Reloaded, ReloadError>>;
 
 impl Reload {
     pub fn new(sources: Sources, handle: Handle<Mail>, log: Log) -> Reload {
-        Reload { sources: Arc::new(sources), handle, log, turn: Arc::default() }
+        Reload { sources: Arc::new(sources), handle, log, turn: Arc::default(), waiting: Arc::default() }
     }
 
     /// Begins to read it again and to have the server go by it; the log tells what became of it, and so does the answer.
     pub fn begin(&self) -> Reloading {
-        let (done, reloading) = oneshot::channel();
+        let (asker, reloading) = oneshot::channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(askers) = &mut *waiting {
+            askers.retain(|asker| !asker.is_closed()); // who has gone: signals, and requests that were answered `timeout`
+            askers.push(asker);
+            return reloading;
+        }
         let reload = self.clone();
-        let started = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            let _ = done.send(reload.reload()); // who asked may have gone
-        });
-        if let Err(error) = started {
-            tracing::error!("configuration not changed: cannot start a thread for it: {error}");
+        match thread::Builder::new().name("reload".to_owned()).spawn(move || reload.run()) {
+            Ok(_) => *waiting = Some(vec![asker]),
+            Err(error) => tracing::error!("configuration not changed: cannot start a thread for it: {error}"),
         }
         reloading
     }
 
-    fn reload(&self) -> Result<Reloaded, ReloadError> {
+    fn run(&self) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before it reads: who asks from now on may have written something since.
+        let askers = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reloaded = self.reload();
+        for asker in askers.into_iter().flatten() {
+            let _ = asker.send(reloaded.clone()); // it may have gone
+        }
+    }
+
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
         let had_keys = self.handle.configured(|config| !config.keys.is_empty());
         let reloaded = self.try_reload();
         match &reloaded {

@@ -91,9 +91,6 @@ const ASKING_AT_ONCE: usize = 8;
 /// Requests that ask for all topics at a time; others must not wait for them.
 const LISTING_AT_ONCE: usize = 1;
 
-/// Requests that have cores go by another configuration at a time: each has a thread.
-const RELOADING_AT_ONCE: usize = 1;
-
 /// Everything that is served.
 pub(super) static ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -296,7 +293,6 @@ pub(super) struct Routes {
     pub page: Page,
     asking: Gate,
     listing: Gate,
-    reloading: Gate,
 }
 
 impl Routes {
@@ -310,7 +306,6 @@ impl Routes {
             page: Page::new(),
             asking: Gate::new(ASKING_AT_ONCE),
             listing: Gate::new(LISTING_AT_ONCE),
-            reloading: Gate::new(RELOADING_AT_ONCE),
         }
     }
 }
@@ -346,10 +341,10 @@ impl Routes {
     async fn run(&self, endpoint: &Endpoint, request: Request) -> Result<Answer, Fault> {
         let arguments = Arguments::read(endpoint.takes, &request)?;
         let gate = match endpoint.asks {
-            Asks::Nobody => None,
+            // There is one reload at a time, whoever asks for it.
+            Asks::Nobody | Asks::EveryConnection => None,
             Asks::Cores => Some(&self.asking),
             Asks::EveryTopic => Some(&self.listing),
-            Asks::EveryConnection => Some(&self.reloading),
         };
         let _place = match gate {
             Some(gate) => Some(timeout_at(deadline(), gate.enter()).await.map_err(|_| crowded())?),

@@ -4,7 +4,7 @@ use super::arguments::Arguments;
 use super::channels::ok;
 use super::fault::Fault;
 use super::shape::Shape;
-use crate::control::answers::deadline;
+use crate::control::answers::{Late, deadline};
 use crate::control::http::{Answer, Code};
 use crate::control::openapi;
 use crate::control::routes::Routes;
@@ -26,8 +26,11 @@ pub const DRAIN: Shape = Shape::Object(&[
 /// Names what is in force now, and what will be after a restart.
 pub async fn reload(routes: &Routes, _: Arguments) -> Result<Answer, Fault> {
     let unread = |_| Fault::new(Code::TryAgain, "the server has no thread to spare; nothing has changed");
+    let late = |Late| {
+        Fault::new(Code::Timeout, "this reload, or the one before it, takes long; the log tells its end")
+    };
     let reloading = (routes.operator.reload)();
-    let reloaded = routes.answers.by(deadline(), reloading).await?.map_err(unread)??;
+    let reloaded = routes.answers.by(deadline(), reloading).await.map_err(late)?.map_err(unread)??;
     Ok(ok(&json!({"applied": reloaded.applied, "needs_restart": reloaded.needs_restart})))
 }
 
