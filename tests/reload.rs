@@ -7,7 +7,7 @@ use common::client::{Client, End, request, upgrade_request, upgrade_request_with
 use common::frames::{CONTINUATION, FIN, PING, TEXT, frame, message, text};
 use common::server::Server;
 use common::{PATIENCE, eventually, replace_by_pipe, writer_once_read};
-use megasock::config::OPTIONS;
+use megasock::config::{Needs, OPTIONS};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -35,6 +35,7 @@ impl Reloading {
         let folder = std::env::temp_dir().join(format!("megasock-reload-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         secret(&folder, 1);
+        admin_key(&folder, "admin.key", b'a');
         fs::write(folder.join("megasock.toml"), base).unwrap();
         let server = Server::start(&["--config", folder.join("megasock.toml").to_str().unwrap()]);
         Reloading { server, folder, base, reloads: 0 }
@@ -124,9 +125,13 @@ impl Drop for Reloading {
 
 /// Writes the secret of the key.
 fn secret(folder: &Path, byte: u8) {
-    let path = folder.join("secret");
-    fs::write(&path, [byte + b'a'; 32]).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    private(&folder.join("secret"), &[byte + b'a'; 32]);
+}
+
+/// Writes a file that its owner alone may read.
+fn private(path: &Path, contents: &[u8]) {
+    fs::write(path, contents).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Sends a command and reads what is answered.
@@ -377,8 +382,8 @@ fn every_live_option_changes_what_a_running_server_does() {
     let mut seen: BTreeSet<String> = UNSEEN.iter().map(|(name, _)| (*name).to_owned()).collect();
     go_through(Reloading::start("anybody", DEVELOPMENT), OF_ANYBODY, &mut seen);
     go_through(Reloading::start("strangers", PRODUCTION), OF_STRANGERS, &mut seen);
-    let live: BTreeSet<String> =
-        OPTIONS.iter().filter(|option| option.is_live).map(|option| option.name.to_owned()).collect();
+    let live = OPTIONS.iter().filter(|option| option.needs == Needs::Reload);
+    let live: BTreeSet<String> = live.map(|option| option.name.to_owned()).collect();
     assert_eq!(seen, live);
 }
 
@@ -458,6 +463,46 @@ fn reload_threads(reloading: &Reloading) -> usize {
 /// What asks for it at the admin listener.
 const RELOAD: &[u8] =
     b"POST /api/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
+#[test]
+fn another_admin_key_is_asked_for_at_once_and_always_one() {
+    const FILE: &str = "admin_key_file = \"admin.key\"\n";
+    let mut reloading = Reloading::start("admin-key", FILE);
+    // One connection throughout: each request on it is looked at.
+    let mut client = Client::connect(reloading.admin());
+    assert_eq!(b"abc".map(|key| status_with(&mut client, key)), [200, 401, 401]);
+    admin_key(&reloading.folder, "admin.key", b'b');
+    assert!(reloading.set(&[]).contains("applied=\"admin_key_file\" needs_restart=\"\""));
+    assert_eq!(b"abc".map(|key| status_with(&mut client, key)), [401, 200, 401]);
+    admin_key(&reloading.folder, "other.key", b'c');
+    assert!(reloading.set(&[("admin_key_file", "other.key")]).contains("applied=\"admin_key_file\""));
+    assert_eq!(b"abc".map(|key| status_with(&mut client, key)), [401, 401, 200]);
+    assert!(reloading.reload("").contains("applied=\"\" needs_restart=\"admin_key_file\""));
+    assert_eq!(b"abc".map(|key| status_with(&mut client, key)), [401, 401, 200]);
+    let said = reloading.server.lines().join("\n");
+    assert!(!b"abc".iter().any(|key| said.contains(&char::from(*key).to_string().repeat(9))), "{said}");
+}
+
+#[test]
+fn who_was_asked_for_no_admin_key_is_not_asked_for_one_before_a_restart() {
+    let mut reloading = Reloading::start("no-admin-key", "");
+    let told = reloading.set(&[("admin_key_file", "admin.key")]);
+    assert!(told.contains("applied=\"\" needs_restart=\"admin_key_file\""), "{told}");
+    assert_eq!(status_with(&mut Client::connect(reloading.admin()), b'x'), 200);
+}
+
+/// Writes a key of the admin listener.
+fn admin_key(folder: &Path, name: &str, byte: u8) {
+    private(&folder.join(name), &[byte; 40]);
+}
+
+/// How the admin listener answers who has this key.
+fn status_with(client: &mut Client, key: u8) -> u16 {
+    let key = char::from(key).to_string().repeat(40);
+    let asked = format!("GET /api/info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n");
+    client.send(asked.as_bytes());
+    client.response().status
+}
 
 #[test]
 fn keys_are_read_again_and_their_tokens_with_them() {

@@ -13,7 +13,9 @@ mod table;
 mod token;
 mod top;
 
-use crate::config::{Config, ConfigError, ConfigErrors, OPTIONS, Origin, Sources, file_only, suggestion};
+use crate::config::{
+    Config, ConfigError, ConfigErrors, Needs, OPTIONS, Origin, Sources, file_only, suggestion,
+};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 use std::ffi::OsString;
@@ -79,7 +81,11 @@ fn failed(problem: impl Display) -> ExitCode {
 /// All commands and flags.
 fn command() -> Command {
     let flags = OPTIONS.iter().map(|option| {
-        let change = if option.is_live { ", live" } else { "" };
+        let change = match option.needs {
+            Needs::Reload => ", live",
+            Needs::ReloadOnceSet => ", live once set",
+            Needs::Restart => "",
+        };
         let short = format!("{} [default: {}{change}]", option.doc, option.default);
         let long = format!("{}\nWrite {}. [default: {}{change}]", option.doc, option.written, option.default);
         Arg::new(option.name)

@@ -89,7 +89,6 @@ fn start_control(
             server_id: config.server_id.clone().unwrap_or_else(host::name),
             max_connections: running.plan().connections_total,
             slow_budget_bytes: HostFacts::read().memory_bytes() / 4,
-            key: config.admin_key.clone(),
         },
         drain: Box::new(move |within| stop.begin(within)),
         reload: Box::new(move || reload.begin()),

@@ -1,6 +1,6 @@
 //! `docs/config.md`, made from the tables.
 
-use super::{KEY_OPTIONS, NAMESPACE_OPTIONS, OPTIONS};
+use super::{KEY_OPTIONS, NAMESPACE_OPTIONS, Needs, OPTIONS};
 use std::fmt::Write;
 
 const HEAD: &str = "\
@@ -86,7 +86,11 @@ pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
     for option in OPTIONS {
         let (name, default) = (option.name, option.default);
-        let change = if option.is_live { "reload" } else { "*restart*" };
+        let change = match option.needs {
+            Needs::Reload => "reload",
+            Needs::ReloadOnceSet => "reload; *restart* from or to none",
+            Needs::Restart => "*restart*",
+        };
         writeln!(page, "| `{name}` | `{default}` | {change} | {} | {} |", option.written, option.doc)
             .expect("a String takes everything");
     }

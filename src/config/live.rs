@@ -3,7 +3,7 @@
 use super::key::KEYS;
 use super::namespace::NAMESPACES;
 use super::production::lacking;
-use super::{Config, ConfigError, ConfigErrors, OPTIONS, Origin};
+use super::{Config, ConfigError, ConfigErrors, Needs, OPTIONS, Origin};
 
 /// The options in which a configuration differs from the one in force, by name; `namespace` and `key` are their tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,15 +31,25 @@ impl Config {
     pub fn adopt(&mut self, other: &Config) -> Result<Changes, ConfigErrors> {
         let (mut next, mut changes) = (self.clone(), Changes::default());
         for option in OPTIONS.iter().filter(|option| !(option.is_same)(self, other)) {
-            if option.is_live {
-                (option.copy)(&mut next, other);
-                changes.applied.push(option.name.to_owned());
-            } else {
-                changes.needs_restart.push(option.name.to_owned());
+            match option.needs {
+                Needs::Reload => {
+                    (option.copy)(&mut next, other);
+                    changes.applied.push(option.name.to_owned());
+                }
+                Needs::ReloadOnceSet => {} // by what is in the file, below
+                Needs::Restart => changes.needs_restart.push(option.name.to_owned()),
             }
         }
-        if self.admin_key != other.admin_key && self.admin_key_file == other.admin_key_file {
-            changes.needs_restart.push("admin_key_file".to_owned()); // another key in the same file
+        if (&self.admin_key_file, &self.admin_key) != (&other.admin_key_file, &other.admin_key) {
+            // A listener that asks for a key never ceases to, nor does one begin to among those who know of none.
+            let changed = if self.admin_key.is_some() && other.admin_key.is_some() {
+                (next.admin_key_file, next.admin_key) =
+                    (other.admin_key_file.clone(), other.admin_key.clone());
+                &mut changes.applied
+            } else {
+                &mut changes.needs_restart
+            };
+            changed.push("admin_key_file".to_owned());
         }
         if next.namespaces != other.namespaces {
             next.namespaces = other.namespaces.clone();
@@ -67,6 +77,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Key;
     use crate::hub::token::Algorithm;
     use crate::hub::{Namespaces, Settings};
 
@@ -109,6 +120,28 @@ mod tests {
         assert_eq!(running.adopt(&keyed(2, "a")).unwrap().applied, ["key"]);
         assert_eq!(running.adopt(&keyed(2, "b")).unwrap().applied, ["token_issuer"]);
         assert_eq!(running, keyed(2, "b"));
+    }
+
+    #[test]
+    fn an_admin_key_is_replaced_but_never_added_or_taken_away() {
+        let keyed = |byte: u8, file: &str| Config {
+            admin_key_file: Some(file.into()),
+            admin_key: Key::new(vec![byte; Key::BYTES_MIN]),
+            ..Config::default()
+        };
+        let named = || vec!["admin_key_file".to_owned()];
+        let applied = Changes { applied: named(), ..Changes::default() };
+        let needs_restart = Changes { needs_restart: named(), ..Changes::default() };
+        let mut running = keyed(b'a', "one");
+        for other in [keyed(b'b', "one"), keyed(b'b', "two"), keyed(b'c', "three")] {
+            assert_eq!(running.adopt(&other).as_ref(), Ok(&applied));
+            assert_eq!(running, other);
+        }
+        assert_eq!(running.adopt(&Config::default()).as_ref(), Ok(&needs_restart));
+        assert_eq!(running, keyed(b'c', "three"));
+        let mut open = Config::default();
+        assert_eq!(open.adopt(&keyed(b'a', "one")).as_ref(), Ok(&needs_restart));
+        assert_eq!(open, Config::default());
     }
 
     #[test]

@@ -51,11 +51,22 @@ pub struct OptionSpec {
     pub written: &'static str,
     /// What it does, in one sentence.
     pub doc: &'static str,
-    /// A running server can change it, see [`Config::adopt`].
-    pub is_live: bool,
+    /// What a change of it needs, see [`Config::adopt`].
+    pub needs: Needs,
     set: fn(&mut Config, &str) -> Result<(), String>,
     is_same: fn(&Config, &Config) -> bool,
     copy: fn(&mut Config, &Config),
+}
+
+/// How an option of a running server is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// By a reload.
+    Reload,
+    /// From one value to another by a reload; where there was none, or is to be none, by a restart.
+    ReloadOnceSet,
+    /// By a restart.
+    Restart,
 }
 
 impl OptionSpec {
@@ -71,7 +82,8 @@ impl OptionSpec {
 }
 
 /// Writes the struct, its defaults and the table from the same rows:
-/// `"doc" key => field: type = "default" as KIND, live;`, or `restart` where it cannot change while a server runs.
+/// `"doc" key => field: type = "default" as KIND, live;`, or `restart` where it cannot change while a server runs, or
+/// `live_once_set` where only its value can.
 macro_rules! options {
     ($($doc:literal $name:ident => $field:ident: $type:ty = $default:literal as $kind:ident, $change:ident;)+) => {
         /// The options, checked and in plain units.
@@ -94,7 +106,7 @@ macro_rules! options {
             value_name: value::$kind.name,
             written: value::$kind.written,
             doc: $doc,
-            is_live: options!(@ $change),
+            needs: options!(@ $change),
             set: |config, text| {
                 config.$field = (value::$kind.parse)(text)?;
                 Ok(())
@@ -114,8 +126,9 @@ macro_rules! options {
             }
         }
     };
-    (@ live) => { true };
-    (@ restart) => { false };
+    (@ live) => { Needs::Reload };
+    (@ live_once_set) => { Needs::ReloadOnceSet };
+    (@ restart) => { Needs::Restart };
 }
 
 options! {
@@ -126,7 +139,7 @@ options! {
     admin_listen => admin_listen: Option<SocketAddr> = "127.0.0.1:9090" as ADDRESS_OR_OFF, restart;
 
     "File with the key that the admin listener asks for, as `Authorization: Bearer KEY`: at least 32 bytes on one line."
-    admin_key_file => admin_key_file: Option<PathBuf> = "none" as FILE_OR_NONE, restart;
+    admin_key_file => admin_key_file: Option<PathBuf> = "none" as FILE_OR_NONE, live_once_set;
 
     "Serve metrics under other names in common use too: ws_connections_current, ws_active_connections, ws_messages_total."
     metric_aliases => metric_aliases: bool = "off" as SWITCH, live;

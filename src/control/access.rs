@@ -12,12 +12,14 @@
 //! With a key the middle two are not needed, and a proxy may serve the dashboard under a name: no page knows the key.
 //! The page at `GET /` holds nothing secret; it asks for the key.
 
+use super::Operator;
 use super::http::{Answer, Code, Request, Standing};
 use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use ::http::{Method, StatusCode};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
 use std::time::Duration;
 
 const WRONG_KEY_DELAY: Duration = Duration::from_millis(250);
@@ -57,18 +59,18 @@ impl fmt::Debug for Key {
 
 /// The rules, of a listener with or without a key.
 pub(super) struct Access {
-    key: Option<Key>,
+    operator: Rc<Operator>,
 }
 
 impl Access {
-    pub fn new(key: Option<Key>) -> Access {
-        Access { key }
+    pub fn new(operator: Rc<Operator>) -> Access {
+        Access { operator }
     }
 
     /// Whether the request may go on; who may not gets this answer.
     pub fn check(&self, request: &Request) -> Result<Standing, Answer> {
-        let standing = match &self.key {
-            Some(key) => check_key(key, request)?,
+        let standing = match self.operator.key() {
+            Some(key) => check_key(&key, request)?,
             None => {
                 check_host(request)?;
                 check_origin(request)?;

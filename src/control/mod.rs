@@ -68,6 +68,11 @@ impl LogCounts {
 }
 
 impl Operator {
+    /// What to ask for before anything is told or done. There is one always or never: which one may change.
+    fn key(&self) -> Option<Key> {
+        self.handle.configured(|config| config.admin_key.clone())
+    }
+
     /// Bytes that slow consumers may make the server hold now.
     fn slow_budget_bytes(&self) -> u64 {
         let configured = self.handle.configured(|config| config.slow_consumer_budget_bytes);
@@ -94,8 +99,6 @@ pub struct Settings {
     pub max_connections: u64,
     /// Bytes that slow consumers may make it hold, where the configuration does not say.
     pub slow_budget_bytes: u64,
-    /// What to ask for before anything is told or done.
-    pub key: Option<Key>,
 }
 
 /// What became of a changed configuration.

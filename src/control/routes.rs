@@ -297,7 +297,7 @@ pub(super) struct Routes {
 
 impl Routes {
     pub fn new(operator: Rc<Operator>, watch: Rc<Watch>, answers: Answers) -> Routes {
-        let access = Access::new(operator.settings.key.clone());
+        let access = Access::new(Rc::clone(&operator));
         Routes {
             operator,
             watch,

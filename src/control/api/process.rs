@@ -50,5 +50,5 @@ pub async fn drain(routes: &Routes, arguments: Arguments) -> Result<Answer, Faul
 
 /// This API, described for programs.
 pub async fn openapi(routes: &Routes, _: Arguments) -> Result<Answer, Fault> {
-    Ok(ok(&openapi::document(routes.operator.settings.key.is_some())))
+    Ok(ok(&openapi::document(routes.operator.key().is_some())))
 }
