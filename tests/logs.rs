@@ -140,6 +140,58 @@ fn a_drain_that_the_admin_listener_begins_reports_like_a_signals() {
     assert!(server.wait(PATIENCE).success());
 }
 
+/// A POST to the admin listener with an id of ours; the status of its answer.
+fn post(server: &Server, path: &str, id: &str, body: &str) -> u16 {
+    let admin = eventually("it says where its admin listener is", PATIENCE, || {
+        server.lines().iter().find_map(|line| line.strip_prefix("admin on ")?.parse::<SocketAddr>().ok())
+    });
+    let asked = format!(
+        "POST {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         X-Request-Id: {id}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    request(admin, asked.as_bytes()).status
+}
+
+#[test]
+fn who_steers_the_server_is_told_with_the_id_of_the_request_and_what_is_sent_is_not() {
+    const PUBLICATION: &str = r#"{"channel":"news","data":"what is sent"}"#;
+    let server = Server::start(&[]);
+    let _client = open_as(&server, "ann");
+    let steering = [
+        ("/api/disconnect", r#"{"userId":"ann"}"#, 200),
+        ("/api/disconnect", "{}", 400),
+        ("/api/reload", "{}", 200),
+        ("/api/no%0Athing\"", "{}", 404),
+        ("/api/drain?key=secret", r#"{"timeout":"20s"}"#, 200),
+    ];
+    for (number, (path, body, status)) in steering.into_iter().enumerate() {
+        assert_eq!(post(&server, "/api/publish", "much", PUBLICATION), 200);
+        assert_eq!(post(&server, path, &format!("who-did-it.{number}"), body), status, "{path}");
+        let named = format!(" request=who-did-it.{number} ");
+        let line = lines_with(&server, &["INFO ws.admin: peer=127.0.0.1:", &named], 1).remove(0);
+        let shown = path.split('?').next().unwrap().replace('"', "\\\"");
+        assert!(line.ends_with(&format!("method=POST path=\"{shown}\" status={status}")), "{line}");
+    }
+    let lines = server.lines();
+    assert!(
+        !lines.iter().any(|line| ["much", "secret", "what is sent"].iter().any(|part| line.contains(part)))
+    );
+}
+
+#[test]
+fn what_is_sent_and_looked_at_is_told_to_who_debugs() {
+    let server = Server::start(&["--log", "info,ws.admin=debug", "--log-format", "json"]);
+    assert_eq!(post(&server, "/api/send", "a-message", r#"{"userId":"ann","data":"what is sent"}"#), 200);
+    let line = lines_with(&server, &["a-message"], 1).remove(0);
+    assert!(!line.contains("what is sent"), "{line}");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["target"], &line["level"]), (&"ws.admin".into(), &"DEBUG".into()));
+    let fields = &line["fields"];
+    assert_eq!((&fields["path"], &fields["status"]), (&"/api/send".into(), &200.into()), "{line}");
+    server.stop();
+}
+
 /// A server whose standard error is a pipe that nobody reads.
 struct Unheard {
     child: Child,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | With a key, `Authorization: Bearer KEY` for everything but `GET /` and `GET /health` | whoever reaches the port off this host |
 //! | Keys are compared in constant time | learning a key byte by byte from how soon it is refused |
-//! | A wrong key is answered after [`WRONG_KEY_DELAY`], and gives up its connection first when seats are short | trying keys in numbers |
+//! | A wrong key is answered after [`WRONG_KEY_DELAY`], gives up its connection first when seats are short, and is told in the log | trying keys in numbers |
 //! | Without a key, Host is an IP address or `localhost` | DNS rebinding: a page of `evil.example`, which has let that name point to 127.0.0.1, reads and steers as if it were ours; it cannot give itself such a Host |
 //! | Without a key, an `Origin` is that of the Host | a page of any site that sends requests to 127.0.0.1 from the operator's browser |
 //! | A POST is `application/json` | a form of any site, sent without a question: a browser asks before it sends JSON (CORS), and gets no leave |
@@ -13,16 +13,22 @@
 //! The page at `GET /` holds nothing secret; it asks for the key.
 
 use super::Operator;
+use super::audit::TARGET;
 use super::http::{Answer, Code, Request, Standing};
+use crate::ds::{Bucket, Rate};
 use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use ::http::{Method, StatusCode};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use std::cell::Cell;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WRONG_KEY_DELAY: Duration = Duration::from_millis(250);
+
+/// Wrong keys that the log tells of: ten at once, then one a second.
+const WRONG_KEYS_TOLD: Rate = Rate::new(1, 10);
 
 /// What a browser needs before it can send a key, and what balancers ask.
 pub(super) const OPEN_PATHS: [&str; 2] = ["/", "/health"];
@@ -60,11 +66,16 @@ impl fmt::Debug for Key {
 /// The rules, of a listener with or without a key.
 pub(super) struct Access {
     operator: Rc<Operator>,
+    began: Instant,
+    /// What is left of [`WRONG_KEYS_TOLD`].
+    may_tell: Cell<Bucket>,
+    /// Wrong keys since the last that was told.
+    left_out: Cell<u64>,
 }
 
 impl Access {
     pub fn new(operator: Rc<Operator>) -> Access {
-        Access { operator }
+        Access { operator, began: Instant::now(), may_tell: Cell::new(Bucket::FULL), left_out: Cell::new(0) }
     }
 
     /// Whether the request may go on; who may not gets this answer.
@@ -85,10 +96,29 @@ impl Access {
     pub async fn admit(&self, request: &Request) -> Result<Standing, Answer> {
         let checked = self.check(request);
         if checked.as_ref().is_err_and(|answer| answer.status == StatusCode::UNAUTHORIZED) {
-            tracing::debug!(peer = %request.peer, request = %request.id, "asked without the key");
+            self.tell(request);
             monoio::time::sleep(WRONG_KEY_DELAY).await;
         }
         checked
+    }
+
+    /// Tells the log of a key that is wrong or missing: who sent it, and nothing of what was sent.
+    fn tell(&self, request: &Request) {
+        let Request { peer, id, .. } = request;
+        if !request.headers.contains_key(AUTHORIZATION) {
+            // As a browser does before anybody has typed one.
+            tracing::debug!(target: TARGET, %peer, request = %id, "asked without a key");
+            return;
+        }
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut may_tell = self.may_tell.get();
+        if may_tell.take(1, &WRONG_KEYS_TOLD, now_ms) {
+            let left_out = Some(self.left_out.take()).filter(|count| *count > 0);
+            tracing::warn!(target: TARGET, %peer, request = %id, left_out, "asked with a wrong key");
+        } else {
+            self.left_out.set(self.left_out.get() + 1);
+        }
+        self.may_tell.set(may_tell);
     }
 }
 

@@ -10,6 +10,7 @@ mod access;
 mod answers;
 #[doc(hidden)] // for fuzz/, like http
 pub mod api;
+mod audit;
 mod gate;
 #[doc(hidden)]
 pub mod http;

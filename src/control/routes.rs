@@ -8,6 +8,7 @@ use super::api::arguments::{Arguments, Kind, Need, OFFSET, Parameter};
 use super::api::fault::Fault;
 use super::api::shape::Shape;
 use super::api::{channels, connections, figures, process};
+use super::audit::Asked;
 use super::gate::Gate;
 use super::http::{Answer, Code, Request, Service, Standing};
 use super::page::Page;
@@ -329,11 +330,13 @@ impl Service for Routes {
     }
 
     async fn answer(&self, request: Request) -> Answer {
-        let endpoint = match find(&request.method, &request.path) {
-            Ok(endpoint) => endpoint,
-            Err(answer) => return answer,
+        let asked = Asked::of(&request);
+        let answer = match find(&request.method, &request.path) {
+            Ok(endpoint) => self.run(endpoint, request).await.unwrap_or_else(Answer::from),
+            Err(answer) => answer,
         };
-        self.run(endpoint, request).await.unwrap_or_else(Answer::from)
+        asked.answered(&answer);
+        answer
     }
 }
 

@@ -1,6 +1,8 @@
 //! Who may ask: keys off the loopback, and nothing for pages of other sites.
 
+use crate::common::client::Client;
 use crate::common::server::Server;
+use crate::common::{PATIENCE, eventually};
 use crate::{admin, ask, assert_error, get, post};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -130,6 +132,34 @@ fn with_a_key_everything_but_the_page_and_the_health_asks_for_it() {
     assert_eq!(ask(address, post("/health", "", "{}")).status, 401);
     let said = server.lines().join("\n");
     assert!(!said.contains(&KEY[..16]), "the key is shown: {said}");
+    server.stop();
+}
+
+#[test]
+fn wrong_keys_are_told_by_who_sent_them_and_a_flood_of_them_by_its_size() {
+    const WRONG: &str = "a-key-that-is-long-enough-but-not-the-one";
+    let file = KeyFile::new("wrong", KEY.as_bytes(), 0o600);
+    let server = Server::start(&["--admin-key-file", file.path()]);
+    let address = admin(&server);
+    let told = || server.lines().into_iter().filter(|line| line.contains("wrong key")).collect::<Vec<_>>();
+    let wrong = get("/api/info", &format!("Authorization: Bearer {WRONG}\r\nX-Request-Id: mine\r\n"));
+    // Who has not been asked yet sends none.
+    assert_eq!(ask(address, get("/api/info", "")).status, 401);
+    assert_eq!(ask(address, &wrong).status, 401);
+    let line = eventually("it is told", PATIENCE, || told().pop());
+    assert!(line.contains("WARN ws.admin: ") && line.contains(" peer=127.0.0.1:"), "{line}");
+    assert!(line.contains(" request=mine") && told().len() == 1, "{line}");
+    let began = Instant::now();
+    let mut flood: Vec<Client> = (0..100).map(|_| Client::connect(address)).collect();
+    flood.iter_mut().for_each(|client| client.send(wrong.as_bytes()));
+    flood.iter_mut().for_each(|client| assert_eq!(client.response().status, 401));
+    let counted = eventually("the others are counted", PATIENCE, || {
+        assert_eq!(ask(address, &wrong).status, 401);
+        told().into_iter().find(|line| line.contains("left_out="))
+    });
+    let lines = told().len();
+    assert!(lines <= 12 + began.elapsed().as_secs() as usize, "{lines} lines, as {counted}");
+    assert!(!server.lines().iter().any(|line| line.contains(WRONG) || line.contains(KEY)));
     server.stop();
 }
 

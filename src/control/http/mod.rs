@@ -115,6 +115,13 @@ fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequestId(String);
 
+#[cfg(test)]
+impl RequestId {
+    pub fn named(name: &str) -> RequestId {
+        RequestId(name.to_owned())
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
