@@ -29,6 +29,11 @@ impl Rate {
         let at_once = if at_once == 0 { 1 } else { at_once };
         Rate { per_s, fill_ns: time_ns(at_once, per_s) }
     }
+
+    /// Time in which an empty bucket has a unit again.
+    pub const fn unit_ms(&self) -> u64 {
+        time_ns(1, self.per_s).div_ceil(NS_PER_MS)
+    }
 }
 
 /// Time in which so many units come in, rounded up: what is given is never more than the rate allows.

@@ -1,7 +1,9 @@
-//! The addresses this core is home of: how many connections each has, and how fast they come.
+//! The addresses this core is home of: how many connections each has, and how fast they come. And, of all addresses, those
+//! that this core has heard are beyond their rate.
 //!
 //! Invariants:
 //! - Every connection and handshake that was admitted is counted until it departs, once.
+//! - Every handshake takes from its address's rate once, let in or not.
 //! - An address without connections is forgotten when its rate allows all again, which takes two seconds.
 //!
 //! Those with connections are as many as the connections at most. Those without are bounded by [`ADDRESSES_LEFT_MAX`]; beyond
@@ -12,7 +14,7 @@ use super::limit::{Limit, Limits, take};
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
 use crate::budget::ADDRESSES_LEFT_MAX;
-use crate::ds::Bucket;
+use crate::ds::{Bucket, Rate};
 use crate::handler::Outbox;
 use crate::proto::address::AddressKey;
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +34,10 @@ struct Address {
     connections: u32,
     accepts: Bucket,
     is_listed: bool,
+}
+
+impl Address {
+    const NEW: Address = Address { connections: 0, accepts: Bucket::FULL, is_listed: false };
 }
 
 impl Addresses {
@@ -56,10 +62,10 @@ impl Addresses {
         out: &mut Outbox<Mail>,
     ) {
         let answer = match &call.ask {
-            Ask::Admit { address } => match self.admit(*address, limits, out.unix_ms()) {
-                Ok(()) => Answer::Done,
-                Err(limit) => Answer::Refused(limit),
-            },
+            Ask::Charge { address } => answer(self.charge(*address, limits, out.unix_ms())),
+            Ask::Admit { address, is_charged } => {
+                answer(self.admit(*address, *is_charged, limits, out.unix_ms()))
+            }
             Ask::Depart { address } => {
                 self.depart(*address);
                 Answer::Done
@@ -69,14 +75,27 @@ impl Addresses {
         links.give(from, call, answer, out);
     }
 
-    fn admit(&mut self, key: AddressKey, limits: &Limits, now_ms: u64) -> Result<(), Limit> {
-        let new = || Address { connections: 0, accepts: Bucket::FULL, is_listed: false };
-        let address = self.by_key.entry(key).or_insert_with(new);
+    /// A handshake that is not let in, or not yet.
+    fn charge(&mut self, key: AddressKey, limits: &Limits, now_ms: u64) -> Result<(), Limit> {
+        let address = self.by_key.entry(key).or_insert(Address::NEW);
+        let has_room = take(&mut address.accepts, 1, limits.accepts_per_address.as_ref(), now_ms);
+        self.list_if_left(key);
+        if has_room { Ok(()) } else { Err(Limit::AddressAccepts) }
+    }
+
+    fn admit(
+        &mut self,
+        key: AddressKey,
+        is_charged: bool,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<(), Limit> {
+        let address = self.by_key.entry(key).or_insert(Address::NEW);
         if limits.connections_per_address.is_some_and(|most| address.connections >= most) {
             return Err(Limit::AddressConnections);
         }
         // Who is refused here has come before, and is listed or has connections.
-        if !take(&mut address.accepts, 1, limits.accepts_per_address.as_ref(), now_ms) {
+        if !is_charged && !take(&mut address.accepts, 1, limits.accepts_per_address.as_ref(), now_ms) {
             return Err(Limit::AddressAccepts);
         }
         address.connections += 1;
@@ -86,6 +105,11 @@ impl Addresses {
     fn depart(&mut self, key: AddressKey) {
         let Some(address) = self.by_key.get_mut(&key) else { return };
         address.connections = address.connections.saturating_sub(1);
+        self.list_if_left(key);
+    }
+
+    fn list_if_left(&mut self, key: AddressKey) {
+        let Some(address) = self.by_key.get_mut(&key) else { return };
         if address.connections == 0 && !std::mem::replace(&mut address.is_listed, true) {
             self.left.push_back(key);
             if self.left.len() > ADDRESSES_LEFT_MAX {
@@ -120,10 +144,48 @@ impl Addresses {
     }
 }
 
+fn answer(allowed: Result<(), Limit>) -> Answer {
+    match allowed {
+        Ok(()) => Answer::Done,
+        Err(limit) => Answer::Refused(limit),
+    }
+}
+
+/// Addresses whose home core has said that they are beyond their rate. Whoever comes from one before its rate has room again
+/// is refused before its token, or the application, is asked.
+///
+/// Each stands for a handshake of the last second or two, so there are never many.
+#[derive(Default)]
+pub struct Barred {
+    since_ms: HashMap<AddressKey, u64>,
+}
+
+impl Barred {
+    pub fn bar(&mut self, key: AddressKey, now_ms: u64) {
+        self.since_ms.insert(key, now_ms);
+    }
+
+    pub fn has(&self, key: AddressKey, rate: Option<&Rate>, now_ms: u64) -> bool {
+        self.since_ms.get(&key).is_some_and(|since_ms| lasts(*since_ms, rate, now_ms))
+    }
+
+    /// About once a second: forgets those that are barred no longer.
+    pub fn on_tick(&mut self, rate: Option<&Rate>, now_ms: u64) {
+        self.since_ms.retain(|_, since_ms| lasts(*since_ms, rate, now_ms));
+        if self.since_ms.len() < self.since_ms.capacity() / 8 {
+            self.since_ms.shrink_to(self.since_ms.len() * 2);
+        }
+    }
+}
+
+/// Until a unit has come in; a clock that is set back bars nobody for longer.
+fn lasts(since_ms: u64, rate: Option<&Rate>, now_ms: u64) -> bool {
+    rate.is_some_and(|rate| now_ms.abs_diff(since_ms) < rate.unit_ms())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ds::Rate;
     use proptest::prelude::*;
 
     fn key(number: u32) -> AddressKey {
@@ -138,24 +200,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_address_has_its_number_and_its_rate(steps in prop::collection::vec((0u32..3, 0u64..700, 0..4), 0..200)) {
+        fn each_address_has_its_number_and_its_rate(steps in prop::collection::vec((0u32..3, 0u64..700, 0..6), 0..200)) {
             let (mut addresses, mut model, mut now_ms) = (Addresses::default(), [(0u32, Bucket::FULL); 3], 1_000_000);
+            let rate = LIMITS.accepts_per_address.unwrap();
             for (number, pause_ms, what) in steps {
                 now_ms += pause_ms;
                 let (connections, bucket) = &mut model[number as usize];
                 match what {
-                    0..2 => {
+                    0..3 => {
+                        let is_charged = what == 2;
                         let expected = match *connections {
                             3.. => Err(Limit::AddressConnections),
-                            _ if !bucket.take(1, &LIMITS.accepts_per_address.unwrap(), now_ms) => Err(Limit::AddressAccepts),
+                            _ if !is_charged && !bucket.take(1, &rate, now_ms) => Err(Limit::AddressAccepts),
                             _ => {
                                 *connections += 1;
                                 Ok(())
                             }
                         };
-                        prop_assert_eq!(addresses.admit(key(number), &LIMITS, now_ms), expected);
+                        prop_assert_eq!(addresses.admit(key(number), is_charged, &LIMITS, now_ms), expected);
                     }
-                    2 if *connections > 0 => {
+                    3 => {
+                        let expected = bucket.take(1, &rate, now_ms).then_some(()).ok_or(Limit::AddressAccepts);
+                        prop_assert_eq!(addresses.charge(key(number), &LIMITS, now_ms), expected);
+                    }
+                    4 if *connections > 0 => {
                         *connections -= 1;
                         addresses.depart(key(number));
                     }
@@ -176,8 +244,13 @@ mod tests {
     fn addresses_that_come_once_are_bounded() {
         let mut addresses = Addresses::default();
         for number in 0..ADDRESSES_LEFT_MAX as u32 + 100 {
-            addresses.admit(key(number), &LIMITS, 5_000).unwrap();
-            addresses.depart(key(number));
+            match number % 2 {
+                0 => addresses.charge(key(number), &LIMITS, 5_000).unwrap(),
+                _ => {
+                    addresses.admit(key(number), false, &LIMITS, 5_000).unwrap();
+                    addresses.depart(key(number));
+                }
+            }
         }
         assert_eq!((addresses.len(), addresses.left.len()), (ADDRESSES_LEFT_MAX, ADDRESSES_LEFT_MAX));
         for _ in 0..ADDRESSES_LEFT_MAX / LOOKED_AT_PER_TICK {
@@ -186,5 +259,21 @@ mod tests {
         assert_eq!((addresses.len(), addresses.left.len()), (0, 0));
         addresses.on_tick(&LIMITS, 7_000);
         assert!(addresses.by_key.capacity() < 1_000);
+    }
+
+    #[test]
+    fn an_address_is_barred_until_its_rate_has_room() {
+        let (mut barred, rate) = (Barred::default(), Rate::new(20, 40));
+        barred.bar(key(1), 5_000);
+        for (number, now_ms, is_barred) in
+            [(1, 5_000, true), (1, 5_049, true), (1, 5_050, false), (2, 5_000, false), (1, 900, false)]
+        {
+            assert_eq!(barred.has(key(number), Some(&rate), now_ms), is_barred, "{number} at {now_ms}");
+        }
+        assert!(!barred.has(key(1), None, 5_000), "without a rate nobody is beyond it");
+        barred.on_tick(Some(&rate), 5_049);
+        assert!(barred.has(key(1), Some(&rate), 5_049));
+        barred.on_tick(Some(&rate), 5_050);
+        assert!(barred.since_ms.is_empty());
     }
 }

@@ -342,10 +342,11 @@ impl<K: Hooks> Hub<K> {
                 self.handle_subscribed(conn, id, topic, user, subscribed, out);
             }
             (Ask::Unsubscribe { topic, .. }, _) => self.handle_unsubscribed(conn, id, &topic, out),
-            (Ask::Admit { address }, Answer::Done) => self.handle_admitted(conn, address, None, out),
-            (Ask::Admit { address }, Answer::Refused(limit)) => {
+            (Ask::Admit { address, .. }, Answer::Done) => self.handle_admitted(conn, address, None, out),
+            (Ask::Admit { address, .. } | Ask::Charge { address }, Answer::Refused(limit)) => {
                 self.handle_admitted(conn, address, Some(limit), out);
             }
+            (Ask::Charge { .. }, _) => {}
             (Ask::Open { .. }, Answer::Refused(limit)) => {
                 self.counters.refuse(limit);
                 if !self.has(conn) {

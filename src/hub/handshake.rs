@@ -1,11 +1,15 @@
 //! The way in: from a request to a session, on one path.
 //!
-//! 1. Is the server ready? (503)
+//! 1. Is the server ready? (503) Has this core heard that the address is beyond its rate? (429)
 //! 2. What does the token say? (401) Without keys, what does `?user=` say, where that is believed?
 //! 3. What does the application say? It may answer later, from any thread.
 //! 4. Does the address have room? Its home core answers. (429)
 //! 5. Are newcomers within their rate? (503) Asked last, so that those who are refused take nothing from the others.
 //!    The upgrade is accepted, and the session made.
+//!
+//! Steps 2 and 3 are dear, and the address's home core is asked after them, so that nobody who is let in waits for it twice.
+//! So whoever they refuse takes from the address's rate as well ([`Ask::Charge`]), and who has to wait for the application
+//! takes from it meanwhile: the next ones are refused by step 1.
 //!
 //! A [`Newcomer`] is what is kept between the steps. One that goes away meanwhile is forgotten; where its address had let it
 //! in already, that is taken back. A refusal never says what was wrong with a token, and nothing here logs one.
@@ -37,6 +41,8 @@ pub struct Newcomer {
     address: AddressKey,
     offers_subprotocol: bool,
     pass: Pass,
+    /// It has taken from its address's rate already.
+    is_charged: bool,
     /// Whom the application has let in; `None` while it is being asked.
     accepted: Option<Option<Name>>,
 }
@@ -45,7 +51,8 @@ impl Newcomer {
     /// One whom the application has let in, or has still to decide about.
     #[cfg(test)]
     pub fn new(address: AddressKey, accepted: Option<Option<Name>>) -> Newcomer {
-        Newcomer { address, offers_subprotocol: false, pass: Pass::without_token(None), accepted }
+        let pass = Pass::without_token(None);
+        Newcomer { address, offers_subprotocol: false, pass, is_charged: false, accepted }
     }
 }
 
@@ -65,28 +72,43 @@ impl<K: Hooks> Hub<K> {
     /// Steps 1 to 3 of a request, and what follows from them.
     pub(super) fn judge(&mut self, request: &Request<'_>, out: &mut Outbox<Mail>) -> Decision {
         let offers_subprotocol = upgrade::subprotocols(request.head).any(|offer| offer == SUBPROTOCOL);
-        match self.ask_in(request, offers_subprotocol, out) {
+        let address = AddressKey::of(request.peer.ip());
+        if let Some(limit) = self.shut_by(request, address, out.unix_ms()) {
+            return self.turn_away(Refusal::Limit(limit), offers_subprotocol);
+        }
+        match self.ask_in(request, address, offers_subprotocol, out) {
             Ok(newcomer) => self.go_on(request.conn, newcomer, out),
-            Err(refusal) => self.turn_away(refusal, offers_subprotocol),
+            Err(refusal) => {
+                self.charge(request.conn, address, out);
+                self.turn_away(refusal, offers_subprotocol)
+            }
         }
     }
 
+    /// Step 1, which costs nothing.
+    fn shut_by(&self, request: &Request<'_>, address: AddressKey, now_ms: u64) -> Option<Limit> {
+        let rate = self.options.limits.accepts_per_address.as_ref();
+        match request.is_ready {
+            false => Some(Limit::Readiness),
+            true => self.barred.has(address, rate, now_ms).then_some(Limit::AddressAccepts),
+        }
+    }
+
+    /// Steps 2 and 3.
     fn ask_in(
         &mut self,
         request: &Request<'_>,
+        address: AddressKey,
         offers_subprotocol: bool,
         out: &mut Outbox<Mail>,
     ) -> Result<Newcomer, Refusal> {
-        if !request.is_ready {
-            return Err(Refusal::Limit(Limit::Readiness));
-        }
         let pass = self.pass_of(request, out.unix_ms() / 1_000)?;
         let accepted = match self.hooks.on_connect(request, pass.bearer.as_deref()) {
             Connect::Accept { user } => Some(checked(user)?),
             Connect::Refuse(response) => return Err(Refusal::Response(response)),
             Connect::Later => None,
         };
-        Ok(Newcomer { address: AddressKey::of(request.peer.ip()), offers_subprotocol, pass, accepted })
+        Ok(Newcomer { address, offers_subprotocol, pass, is_charged: false, accepted })
     }
 
     /// What a request's token, or the name it claims, is good for.
@@ -135,21 +157,35 @@ impl<K: Hooks> Hub<K> {
     }
 
     /// Step 4: asks the address's home core, where addresses are counted.
-    pub(super) fn go_on(&mut self, conn: ConnId, newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
-        if newcomer.accepted.is_some() && !self.options.limits.of_addresses() {
+    pub(super) fn go_on(&mut self, conn: ConnId, mut newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
+        let address = newcomer.address;
+        if newcomer.accepted.is_none() {
+            newcomer.is_charged = self.charge(conn, address, out);
+        } else if self.options.limits.of_addresses() {
+            let ask = Ask::Admit { address, is_charged: newcomer.is_charged };
+            self.ask_home_of_address(conn, address, ask, out);
+        } else {
             return self.let_in(conn, newcomer, out);
-        }
-        if newcomer.accepted.is_some() {
-            let address = newcomer.address;
-            let asker = Asker::Client { conn, id: None };
-            let call = Box::new(Call { asker, ask: Ask::Admit { address }, answer: None });
-            self.links.call(self.home_of_address(address), call, out);
         }
         self.newcomers.insert(conn, newcomer);
         Decision::Later
     }
 
-    /// An address's home core has answered.
+    /// Takes from an address's rate for a handshake that is not let in, or not yet; false where there is none.
+    fn charge(&mut self, conn: ConnId, address: AddressKey, out: &mut Outbox<Mail>) -> bool {
+        let has_rate = self.options.limits.accepts_per_address.is_some();
+        if has_rate {
+            self.ask_home_of_address(conn, address, Ask::Charge { address }, out);
+        }
+        has_rate
+    }
+
+    fn ask_home_of_address(&mut self, conn: ConnId, address: AddressKey, ask: Ask, out: &mut Outbox<Mail>) {
+        let call = Box::new(Call { asker: Asker::Client { conn, id: None }, ask, answer: None });
+        self.links.call(self.home_of_address(address), call, out);
+    }
+
+    /// An address's home core has answered: it lets a newcomer in, or is against it whatever the application will say.
     pub(super) fn handle_admitted(
         &mut self,
         conn: ConnId,
@@ -157,6 +193,9 @@ impl<K: Hooks> Hub<K> {
         refused: Option<Limit>,
         out: &mut Outbox<Mail>,
     ) {
+        if refused == Some(Limit::AddressAccepts) {
+            self.barred.bar(address, out.unix_ms());
+        }
         match (self.newcomers.remove(&conn), refused) {
             (Some(newcomer), None) => {
                 let decision = self.let_in(conn, newcomer, out);
@@ -174,7 +213,7 @@ impl<K: Hooks> Hub<K> {
 
     /// Step 5.
     fn let_in(&mut self, conn: ConnId, newcomer: Newcomer, out: &mut Outbox<Mail>) -> Decision {
-        let Newcomer { address, offers_subprotocol, pass, accepted } = newcomer;
+        let Newcomer { address, offers_subprotocol, pass, accepted, .. } = newcomer;
         if !take(&mut self.accepts, 1, self.accepts_rate.as_ref(), out.unix_ms()) {
             if self.options.limits.of_addresses() {
                 self.depart(address, out);

@@ -115,9 +115,14 @@ pub enum Ask {
         limit: usize,
         since: Option<u64>,
     },
-    /// A handshake comes from this address: may it?
+    /// A handshake comes from this address that takes from its rate, whatever becomes of it.
+    Charge {
+        address: AddressKey,
+    },
+    /// A handshake comes from this address: may it? It takes from the rate unless it has.
     Admit {
         address: AddressKey,
+        is_charged: bool,
     },
     /// One that was admitted has ended.
     Depart {

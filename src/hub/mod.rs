@@ -51,7 +51,7 @@ use crate::ds::{Bucket, Rate};
 use crate::handler::{ConnId, Decision, Handler, Message, Origin, Outbox, Request, Work};
 use crate::proto::close::CloseReason;
 use crate::proto::event;
-use addresses::Addresses;
+use addresses::{Addresses, Barred};
 use guard::{Due, Guards};
 use handshake::Newcomer;
 use home::Homes;
@@ -131,6 +131,7 @@ pub struct Hub<K: Hooks = Open> {
     homes: Homes,
     users: Users,
     addresses: Addresses,
+    barred: Barred,
     guards: Guards,
     /// Handshakes that wait for the application or for an address's home core.
     newcomers: HashMap<ConnId, Newcomer>,
@@ -158,6 +159,7 @@ impl<K: Hooks> Hub<K> {
             homes: Homes::new(Arc::clone(&options)),
             users: Users::default(),
             addresses: Addresses::default(),
+            barred: Barred::default(),
             guards: Guards::default(),
             newcomers: HashMap::new(),
             outgoing: Outgoing::default(),
@@ -226,7 +228,7 @@ impl<K: Hooks> Hub<K> {
                 let most = self.options.limits.connections_per_user;
                 self.users.handle_call(from, call, most, &mut self.links, out);
             }
-            Ask::Admit { .. } | Ask::Depart { .. } => {
+            Ask::Charge { .. } | Ask::Admit { .. } | Ask::Depart { .. } => {
                 self.addresses.handle_call(from, call, &self.options.limits, &mut self.links, out);
             }
             Ask::Session { conn } => {
@@ -385,6 +387,7 @@ impl<K: Hooks> Handler for Hub<K> {
         self.homes.on_tick(now_ms, &mut self.links, out);
         self.locals.on_tick();
         self.addresses.on_tick(&self.options.limits, out.unix_ms());
+        self.barred.on_tick(self.options.limits.accepts_per_address.as_ref(), out.unix_ms());
         self.finish(out);
     }
 
