@@ -262,9 +262,9 @@ pub(super) const SLOW_CONSUMER: Kind<SlowConsumer> = Kind {
 pub(super) const LOG_FILTER: Kind<String> = Kind {
     name: "FILTER",
     written: "off, error, warn, info, debug or trace, or levels by target such as info,megasock::reactor=debug",
-    parse: |text| {
-        text.parse::<tracing_subscriber::filter::Targets>().map_err(|_| "is no log filter".to_owned())?;
-        Ok(text.to_owned())
+    parse: |text| match text.split(',').find(|part| !is_log_level(part)) {
+        None => Ok(text.to_owned()),
+        Some(part) => Err(format!("has {part:?}, which is no level and no target with its level")),
     },
 };
 
@@ -277,6 +277,16 @@ pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind {
         _ => Err("is neither text nor json".into()),
     },
 };
+
+/// A level, or a target and its level. The library takes a lone word for a target, so that a mistyped level would silence
+/// everything.
+fn is_log_level(part: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let (target, level) = part.rsplit_once('=').unwrap_or(("all", part));
+    let is_parsed = part.parse::<tracing_subscriber::filter::Targets>().is_ok();
+    let is_target = !target.is_empty() && !target.contains(char::is_whitespace);
+    is_parsed && is_target && LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level))
+}
 
 const DURATION_MS_MAX: u64 = 7 * 24 * 3_600_000;
 const DURATION_UNITS_MS: &[(&str, u64)] =
@@ -550,7 +560,22 @@ mod tests {
 
     #[test]
     fn a_log_filter_must_be_one() {
-        assert!((LOG_FILTER.parse)("info,megasock::reactor=debug").is_ok());
-        assert!((LOG_FILTER.parse)("loud=very").is_err());
+        for text in ["off", "WARN", "info,megasock::reactor=debug", "info,ws.connect=off", "megasock=trace"] {
+            assert_eq!((LOG_FILTER.parse)(text), Ok(text.to_owned()));
+        }
+        for text in [
+            "inof",
+            "nonsense=",
+            "=",
+            "",
+            "=info",
+            "loud=very",
+            "info,",
+            "info, ws.connect=off",
+            "info,megasock::reactor",
+            "a=b=info",
+        ] {
+            assert!((LOG_FILTER.parse)(text).is_err(), "{text}");
+        }
     }
 }
