@@ -35,7 +35,7 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
     };
     let plan = capacity::plan(&facts, &wanted);
     let carried = plan.as_ref().ok().map(|plan| plan.connections_total);
-    let target = asked.or(carried).unwrap_or(budget::TARGET_CONNECTIONS);
+    let (target, why) = target(asked, carried);
 
     let mut rows = io_uring_rows(&tried, &facts);
     rows.extend(capacity_rows(&facts, target, &plan));
@@ -46,14 +46,28 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
 
     let terminal = std::io::stdout().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let head =
-        format!("megasock doctor, for {} connections on Linux {}", grouped(target), facts.kernel_release);
+    let head = format!(
+        "megasock doctor on Linux {}, for {} connections, {why}",
+        facts.kernel_release,
+        grouped(target)
+    );
     let table = Table { rows: &rows, colour };
     // Who closes the pipe early (head, a pager) has read enough; the exit code still counts.
     say(format_args!("{head}\n\n{table}\n{}", summary(&rows, target, &plan)));
     match rows.iter().any(|row| row.verdict == Verdict::Stop) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
+    }
+}
+
+/// How many connections the host is judged for, and why so many.
+fn target(asked: Option<u64>, carried: Option<u64>) -> (u64, &'static str) {
+    match (asked, carried) {
+        (Some(asked), _) => (asked, "as asked"),
+        (None, Some(carried)) => (carried, "what this host carries as it is"),
+        (None, None) => {
+            (budget::TARGET_CONNECTIONS, "though none were asked for: as it is this host carries none")
+        }
     }
 }
 
@@ -299,6 +313,14 @@ mod tests {
     fn short(facts: &HostFacts, target: u64) -> Vec<(String, Verdict)> {
         let rows = rows(facts, target).into_iter();
         rows.filter(|row| row.verdict != Verdict::Good).map(|row| (row.subject, row.verdict)).collect()
+    }
+
+    #[test]
+    fn the_target_says_where_it_is_from() {
+        assert_eq!(target(Some(7), Some(9)), (7, "as asked"));
+        assert_eq!(target(None, Some(9)).0, 9);
+        let (count, why) = target(None, None);
+        assert!(count == 1_000_000 && why.contains("none were asked for"), "{why}");
     }
 
     #[test]
