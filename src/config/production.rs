@@ -1,4 +1,5 @@
-//! What must hold together: a server for strangers has keys, origins and limits, or it does not start.
+//! What must hold together: a server for strangers has keys, origins and limits, or it does not start; and who wants a header
+//! of its proxies names them.
 
 use super::Config;
 use super::load::{Loading, option_named};
@@ -19,6 +20,10 @@ const WANTED: &[(&str, &str, HasValue)] = &[
 const NO_KEYS_FIX: &str = "write [key.\"2026-10\"] with its algorithm and file in the TOML file (megasock token --new-key \
                            FILE makes one), or anonymous = \"on\" to let everybody in";
 
+const NO_PROXIES: &str = "is on, but there is no proxy whose header would be believed: each connection that begins with one \
+                          would be refused";
+const NO_PROXIES_FIX: &str = "set trusted_proxies to the addresses of the proxies, such as 10.0.0.0/8";
+
 /// What is missing where production is on: problem and fix, each.
 pub(super) fn lacking(config: &Config) -> impl Iterator<Item = (String, String)> {
     let no_key = || ("is on, but there is no key to verify tokens with".to_owned(), NO_KEYS_FIX.to_owned());
@@ -36,6 +41,13 @@ impl Loading {
     pub(super) fn settle(&mut self) {
         let config = &mut self.config;
         config.keys.require(config.token_issuer.clone(), config.token_audience.clone());
+        if let (true, true, Some((spelled, origin))) = (
+            config.proxy_protocol,
+            config.trusted_proxies.is_empty(),
+            self.places.get("proxy_protocol").cloned(),
+        ) {
+            self.refuse(&spelled, origin, NO_PROXIES.into(), NO_PROXIES_FIX.into());
+        }
         let Some((spelled, origin)) = self.places.get("production").cloned() else { return };
         // A key that cannot be used is a mistake of its own.
         let is_told = |fix: &str| self.names_keys && fix == NO_KEYS_FIX;
