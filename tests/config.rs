@@ -1,6 +1,6 @@
 //! One table of options: file, variables, flags, help and page agree, and every mistake is reported at once.
 
-use megasock::config::{self, Config, LogFormat, NAMESPACE_OPTIONS, OPTIONS, Origin, Sources};
+use megasock::config::{self, Config, KeyFiles, LogFormat, NAMESPACE_OPTIONS, OPTIONS, Origin, Sources};
 use megasock::hub::token::{Algorithm, Keys};
 use megasock::hub::{Namespaces, Publishers, Settings, SlowConsumer};
 use std::fs;
@@ -473,9 +473,78 @@ fn variables_of_a_kubernetes_service_called_megasock_are_not_ours() {
         ("MEGASOCK_PORT", "tcp://10.0.0.1:8080"),
         ("MEGASOCK_PORT_8080_TCP_ADDR", "10.0.0.1"),
         ("MEGASOCK_SERVICE_HOST", "10.0.0.1"),
+        ("MEGASOCK_SERVICE_PORT", "8080"),
+        ("MEGASOCK_SERVICE_PORT_WS", "8080"),
+        // Of another service, called megasock-admin.
+        ("MEGASOCK_ADMIN_SERVICE_HOST", "10.0.0.2"),
+        ("MEGASOCK_ADMIN_SERVICE_PORT", "9090"),
+        ("MEGASOCK_ADMIN_SERVICE_PORT_METRICS", "9090"),
+        ("MEGASOCK_ADMIN_PORT", "tcp://10.0.0.2:9090"),
+        ("MEGASOCK_ADMIN_PORT_9090_TCP", "tcp://10.0.0.2:9090"),
+        ("MEGASOCK_ADMIN_PORT_9090_TCP_PORT", "9090"),
     ]);
     let sources = Sources { variables, ..Sources::default() };
     assert_eq!(Config::load(&sources).unwrap(), Config::default());
+    for mistyped in ["MEGASOCK_ADMIN_LISTN", "MEGASOCK_PORTS", "MEGASOCK_ADMIN_PORT_TCP", "MEGASOCK_SERVICE"]
+    {
+        let sources = Sources { variables: pairs(&[(mistyped, "1")]), ..Sources::default() };
+        assert!(Config::load(&sources).unwrap_err().to_string().contains(mistyped));
+    }
+}
+
+#[test]
+fn a_proxys_header_is_of_no_use_without_proxies_to_trust() {
+    let load = |flags: &[(&str, &str)]| {
+        Config::load(&Sources { flags: pairs(flags), ..Sources::default() })
+            .map_err(|error| error.to_string())
+    };
+    let refused = load(&[("proxy_protocol", "on")]).unwrap_err();
+    assert!(refused.contains("--proxy-protocol (command line): is on, but there is no proxy"), "{refused}");
+    assert!(refused.contains("set trusted_proxies to the addresses of the proxies"), "{refused}");
+    assert!(load(&[("proxy_protocol", "on"), ("trusted_proxies", "10.0.0.0/8")]).unwrap().proxy_protocol);
+}
+
+#[test]
+fn a_command_reads_no_more_keys_than_it_works_with() {
+    let keyring = Keyring::new("closed");
+    keyring.put("secret", SECRET, 0o600);
+    keyring.put(
+        "megasock.toml",
+        b"admin_key_file = \"gone\"\nproduction = true\norigins = \"https://a.example\"\n\
+          [key.a]\nalgorithm = \"HS256\"\nfile = \"secret\"\n[key.b]\nalgorithm = \"HS256\"\nfile = \"gone\"\n",
+        0o600,
+    );
+    let sources = Sources { file: Some(keyring.0.join("megasock.toml")), ..Sources::default() };
+    let load = |files| Config::load_with(&sources, files).map_err(|error| error.to_string());
+    let signing = |name: &str| KeyFiles::Signing(Some(name.to_owned()));
+    assert!(load(KeyFiles::None).unwrap().keys.is_empty());
+    let names: Vec<String> =
+        load(signing("a")).unwrap().keys.names().map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(names, ["a"]);
+    for (files, count, says) in [
+        (KeyFiles::All, 2, "gone cannot be read"),
+        (KeyFiles::Admin, 1, "admin_key_file ("),
+        (signing("b"), 1, "key.\"b\".file ("),
+        (signing("c"), 1, "--key (command line): \"c\" is no key; choose one of \"a\", \"b\""),
+        (
+            KeyFiles::Signing(None),
+            1,
+            "--key (command line): is missing where there are several keys; choose one",
+        ),
+    ] {
+        let refused = load(files).unwrap_err();
+        assert!(refused.lines().count() == 1 + count && refused.contains(says), "{refused}");
+    }
+}
+
+#[test]
+fn a_commands_own_options_stand_before_the_servers() {
+    for (command, own) in [("token", "--sign-with"), ("top", "--once"), ("doctor", "--connections")] {
+        let help = String::from_utf8(megasock(&[command, "--help"]).stdout).unwrap();
+        let (before, after) = help.split_once("Options of the server:").expect("a heading");
+        assert!(before.contains(own) && !after.contains(own), "{help}");
+        assert!(!before.contains("--listen") && after.contains("--listen"), "{help}");
+    }
 }
 
 #[test]

@@ -155,10 +155,10 @@ fn a_private_key_signs_for_its_public_half() {
         assert!(claims.grants.may_publish("chat") && !claims.grants.may_subscribe("chat"), "{name}");
     }
 
+    assert_fails(&keyring.token(&[]), 2, &["several keys; choose one with --key", "\"EdDSA\""]);
+    assert_fails(&keyring.token(&["--key", "x"]), 2, &["\"x\" is no key; choose one of", "\"RS256\""]);
     let (ec, rsa) = (keyring.path("ES256.private"), keyring.path("RS256.private"));
     for (arguments, says) in [
-        (vec![], ["several keys; choose one with --key", "\"EdDSA\""]),
-        (vec!["--key", "x"], ["there is no key \"x\"; choose one of", "\"RS256\""]),
         (vec!["--key", "ES256"], ["the private half", "name the file it is in with --sign-with"]),
         (vec!["--key", "ES256", "--sign-with", &rsa], ["no private key of this algorithm", "openssl pkcs8"]),
         (vec!["--key", "ES256", "--sign-with", "/nowhere"], ["--sign-with", "cannot be read"]),

@@ -14,7 +14,7 @@ mod token;
 mod top;
 
 use crate::config::{
-    Config, ConfigError, ConfigErrors, Needs, OPTIONS, Origin, Sources, file_only, suggestion,
+    Config, ConfigError, ConfigErrors, KeyFiles, Needs, OPTIONS, Origin, Sources, file_only, suggestion,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
         return done;
     }
     let sources = sources(&matches);
-    let config = match load(&sources, mistyped) {
+    let config = match load(&sources, key_files(&matches), mistyped) {
         Ok(config) => config,
         Err(errors) => {
             complain(&errors);
@@ -93,6 +93,7 @@ fn command() -> Command {
             .value_name(option.value_name)
             .help(short)
             .long_help(long)
+            .help_heading("Options of the server")
             .global(true)
     });
     let file = Arg::new("config")
@@ -178,8 +179,18 @@ fn sources(matches: &ArgMatches) -> Sources {
     }
 }
 
-fn load(sources: &Sources, mistyped: Vec<ConfigError>) -> Result<Config, ConfigErrors> {
-    let loaded = Config::load(sources);
+/// Beside a server that systemd gives its keys, nobody else can read them.
+fn key_files(matches: &ArgMatches) -> KeyFiles {
+    match matches.subcommand() {
+        Some(("doctor", _)) => KeyFiles::None,
+        Some(("top", _)) => KeyFiles::Admin,
+        Some(("token", token)) => KeyFiles::Signing(token.get_one("key").cloned()),
+        _ => KeyFiles::All,
+    }
+}
+
+fn load(sources: &Sources, key_files: KeyFiles, mistyped: Vec<ConfigError>) -> Result<Config, ConfigErrors> {
+    let loaded = Config::load_with(sources, key_files);
     if mistyped.is_empty() {
         return loaded;
     }

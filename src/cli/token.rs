@@ -5,7 +5,7 @@
 
 use super::{complain, failed};
 use crate::config::{Config, duration_ms};
-use crate::hub::token::{Algorithm, Keys, MintError, SECRET_BYTES_MIN, TokenError};
+use crate::hub::token::{Algorithm, MintError, SECRET_BYTES_MIN, TokenError};
 use crate::proto::command::is_name;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -54,6 +54,9 @@ pub(super) fn command() -> Command {
         )
 }
 
+const NO_KEY: &str = "there is no key; make one with megasock token --new-key FILE, put the lines it prints into the config \
+                      file, and name that with --config";
+
 /// What stops the command, with what to do about it.
 type Stop = String;
 
@@ -98,7 +101,8 @@ fn printed(text: &str) -> ExitCode {
 /// A token and the line that explains it.
 fn mint(config: &Config, matches: &ArgMatches) -> Result<(String, String), Stop> {
     let text = |name| matches.get_one::<String>(name).map(String::as_str);
-    let (name, algorithm) = chosen(&config.keys, text("key"))?;
+    // Of several keys the one chosen has been read.
+    let (name, algorithm) = config.keys.names().next().ok_or(NO_KEY)?;
     let private = match matches.get_one::<PathBuf>("sign_with") {
         None => None,
         Some(path) => Some(fs::read(path).map_err(|error| {
@@ -126,26 +130,6 @@ fn mint(config: &Config, matches: &ArgMatches) -> Result<(String, String), Stop>
          subprotocol `token.TOKEN` beside `megasock`, or as `?token=TOKEN`"
     );
     Ok((token, hint))
-}
-
-/// The key named, or the only one.
-fn chosen<'k>(keys: &'k Keys, wanted: Option<&str>) -> Result<(&'k str, Algorithm), Stop> {
-    let names: Vec<(&str, Algorithm)> = keys.names().collect();
-    let all = || names.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    match (names.as_slice(), wanted) {
-        ([], _) => Err(
-            "there is no key; make one with megasock token --new-key FILE, put the lines it prints into the \
-                        config file, and name that with --config"
-                .into(),
-        ),
-        ([only], None) => Ok(*only),
-        (_, None) => Err(format!("there are several keys; choose one with --key: {}", all())),
-        (some, Some(wanted)) => some
-            .iter()
-            .find(|(name, _)| *name == wanted)
-            .copied()
-            .ok_or_else(|| format!("--key: there is no key {wanted:?}; choose one of {}", all())),
-    }
 }
 
 fn claims(

@@ -1,7 +1,7 @@
 //! Who may use the admin listener must be settled before it listens: off the loopback there is a key.
 
 use super::key::{Complaint, material};
-use super::load::Loading;
+use super::load::{KeyFiles, Loading};
 use crate::control::Key;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +14,9 @@ impl Loading {
         if let (Some(file), Some((spelled, origin))) =
             (self.config.admin_key_file.clone(), self.places.get("admin_key_file").cloned())
         {
+            if !matches!(self.key_files, KeyFiles::All | KeyFiles::Admin) {
+                return;
+            }
             match key(&origin.path(file)) {
                 Ok(key) => self.config.admin_key = Some(key),
                 Err((problem, fix)) => self.refuse(&spelled, origin, problem, fix),

@@ -1,10 +1,10 @@
 //! Keys that tokens are verified with: the tables `[key."NAME"]` of the file, each with an algorithm and a file.
 //!
-//! A key's file is read when the options are. What is in it is never shown. A secret that everybody on the host can read
-//! is refused.
+//! A key's file is read when the options are, by a command that works with it. What is in it is never shown. A secret that
+//! everybody on the host can read is refused.
 
 use super::Origin;
-use super::load::Loading;
+use super::load::{KeyFiles, Loading};
 use super::rows::{Mistake, Section, rows};
 use super::value::Kind;
 use crate::hub::token::{Algorithm, KeyError};
@@ -70,12 +70,34 @@ impl Loading {
         // An empty table names none, and production would be open; what is no table is a mistake of its own.
         self.names_keys = all.as_table().is_none_or(|tables| !tables.is_empty());
         KEYS.refuse_others(all, origin, self);
+        let signing = match self.key_files.clone() {
+            KeyFiles::Signing(wanted) => self.signing(all, wanted.as_deref()),
+            _ => None,
+        };
         for (name, keys) in Section::<KeyFile>::tables(all) {
-            self.key(name, keys, origin);
+            let is_read = self.key_files == KeyFiles::All || signing == Some(name);
+            self.key(name, keys, origin, is_read);
         }
     }
 
-    fn key(&mut self, name: &str, keys: &toml::Table, origin: &Origin) {
+    /// The name of the key that tokens are signed with.
+    fn signing<'a>(&mut self, all: &'a toml::Value, wanted: Option<&str>) -> Option<&'a str> {
+        let names: Vec<&str> = Section::<KeyFile>::tables(all).map(|(name, _)| &**name).collect();
+        let (problem, fix) = match (names.as_slice(), wanted) {
+            ([], _) => return None,
+            ([only], None) => return Some(only),
+            (_, None) => ("is missing where there are several keys".to_owned(), "choose one with --key:"),
+            (some, Some(wanted)) => match some.iter().find(|name| **name == wanted) {
+                Some(name) => return Some(name),
+                None => (format!("{wanted:?} is no key"), "choose one of"),
+            },
+        };
+        let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        self.refuse("--key", Origin::Flag, problem, format!("{fix} {}", names.join(", ")));
+        None
+    }
+
+    fn key(&mut self, name: &str, keys: &toml::Table, origin: &Origin, is_read: bool) {
         let place = format!("{}.{name:?}", KEYS.key);
         let mut entry = KeyFile::default();
         let mistakes = KEYS.fill(&mut entry, keys);
@@ -87,7 +109,7 @@ impl Loading {
         for Mistake { key, problem, fix } in missing.chain(mistakes) {
             self.refuse(&format!("{place}.{key}"), origin.clone(), problem, fix);
         }
-        let (Some(algorithm), Some(file)) = (entry.algorithm, entry.file) else { return };
+        let (Some(algorithm), Some(file), true) = (entry.algorithm, entry.file, is_read) else { return };
         let path = origin.path(file);
         let is_secret = algorithm == Algorithm::Hs256;
         let added = material(&path, is_secret).and_then(|material| {

@@ -17,6 +17,20 @@ pub struct Sources {
     pub file: Option<PathBuf>,
 }
 
+/// Which files of keys are read: no more than a command works with, since those of a server may be closed to whoever runs
+/// the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyFiles {
+    /// Those of tokens and of the admin listener.
+    All,
+    /// That of the admin listener.
+    Admin,
+    /// The one that tokens are signed with, by its name; without one the only one there is.
+    Signing(Option<String>),
+    /// None.
+    None,
+}
+
 const PREFIX: &str = "MEGASOCK_";
 
 impl Config {
@@ -30,10 +44,16 @@ impl Config {
     /// assert_eq!((config.ping_interval_ms, config.listen.port()), (None, 9000));
     /// ```
     pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
+        Config::load_with(sources, KeyFiles::All)
+    }
+
+    /// The same with some of its keys: what else is wrong with them is not found.
+    pub fn load_with(sources: &Sources, key_files: KeyFiles) -> Result<Config, ConfigErrors> {
         let mut loading = Loading {
             config: Config::default(),
             errors: Vec::new(),
             places: BTreeMap::new(),
+            key_files,
             names_keys: false,
         };
         if let Some(path) = &sources.file {
@@ -56,6 +76,7 @@ pub(super) struct Loading {
     pub(super) config: Config,
     /// How and where each option was written last.
     pub(super) places: BTreeMap<&'static str, (String, Origin)>,
+    pub(super) key_files: KeyFiles,
     /// The file has a key, though perhaps not one to use.
     pub(super) names_keys: bool,
     errors: Vec<ConfigError>,
@@ -93,11 +114,11 @@ impl Loading {
 
     fn variable(&mut self, variable: &str, value: &str) {
         let Some(rest) = variable.strip_prefix(PREFIX) else { return };
-        // Kubernetes describes a service called megasock to every container in its namespace by such variables; and
+        let name = rest.to_lowercase();
         // MEGASOCK_CONFIG has already been read.
-        let foreign = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
-        if !foreign && rest != "CONFIG" {
-            self.set(&rest.to_lowercase(), value, variable, Origin::Variable);
+        let is_read = rest != "CONFIG" && (option_named(&name).is_some() || !is_of_kubernetes(rest));
+        if is_read {
+            self.set(&name, value, variable, Origin::Variable);
         }
     }
 
@@ -114,6 +135,16 @@ impl Loading {
     pub(super) fn refuse(&mut self, option: &str, origin: Origin, problem: String, fix: String) {
         self.errors.push(ConfigError { option: option.to_owned(), origin, problem, fix });
     }
+}
+
+/// Whether Kubernetes sets such a variable: it describes the services called megasock, and those whose name begins so, to
+/// every container in their namespace.
+fn is_of_kubernetes(rest: &str) -> bool {
+    let rest = format!("_{rest}");
+    let has_number = |tail: &str| tail.split('_').next().is_some_and(|number| number.parse::<u16>().is_ok());
+    ["_SERVICE_HOST", "_PORT"].iter().any(|end| rest.ends_with(end))
+        || rest.contains("_SERVICE_PORT")
+        || rest.match_indices("_PORT_").any(|(at, port)| has_number(&rest[at + port.len()..]))
 }
 
 /// A TOML value as it would be written on the command line.
