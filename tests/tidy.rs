@@ -26,6 +26,9 @@ const UNSAFE_PLACES: [&str; 2] = ["src/sys/", "src/buf/payload.rs"];
 /// Most lines of code in one file: not blank, not a comment.
 const CODE_LINES_MAX: usize = 700;
 
+/// The project's list of hostile inputs has so many.
+const HOSTILE_ROWS: usize = 40;
+
 /// Words that say nothing, in names of files, folders, modules, types and functions.
 const EMPTY_WORDS: [&str; 3] = ["util", "helper", "manager"];
 
@@ -97,6 +100,15 @@ fn nothing_knows_the_machine_it_was_written_on() {
 #[test]
 fn names_say_something() {
     assert_none(tracked_matching(|_| true), empty_names);
+}
+
+#[test]
+fn every_hostile_input_is_where_the_table_says() {
+    let table = read("tests/hostile/main.rs");
+    let paths = tracked_matching(|path| path.starts_with("tests/hostile/") && path.ends_with(".rs"));
+    let files: Vec<(String, String)> = paths.into_iter().map(|path| (path.clone(), read(&path))).collect();
+    let complaints = misplaced_rows(&table, &files);
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 // What the checks look at.
@@ -293,6 +305,39 @@ fn foreign_sources(_: &str, text: &str) -> Vec<String> {
     })
 }
 
+/// Rows of the list of hostile inputs that are tested elsewhere than the table says, or nowhere and not to come.
+fn misplaced_rows(table: &str, files: &[(String, String)]) -> Vec<String> {
+    let listed = |place: &str| -> BTreeSet<usize> {
+        let lines = table.lines().filter(|line| line.starts_with("//! |") && line.contains(place));
+        lines.flat_map(|line| numbers(line.split('|').nth(1).unwrap_or_default())).collect()
+    };
+    let mut complaints = Vec::new();
+    let mut known = listed("| to come |");
+    for (path, text) in files {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let tests = text.split("fn row_").skip(1);
+        let tested: BTreeSet<usize> = tests.filter_map(|rest| rest.get(..2)?.parse().ok()).collect();
+        let listed = listed(&format!("`{name}`"));
+        if listed != tested {
+            complaints.push(format!("{name} has the rows {tested:?} and is listed with {listed:?}"));
+        }
+        known.extend(tested);
+    }
+    let unknown = (1..=HOSTILE_ROWS).filter(|row| !known.contains(row));
+    complaints.extend(unknown.map(|row| format!("row {row} has no test and is not to come")));
+    complaints
+}
+
+/// `1-3, 5 (some of it)` as numbers.
+fn numbers(list: &str) -> Vec<usize> {
+    let ranges = list.split(',').filter_map(|part| {
+        let part = part.split('(').next()?.trim();
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
 /// `line number: what` for every line in which `offence` finds something.
 fn numbered<'a>(text: &'a str, offence: impl Fn(&'a str) -> Option<&'a str>) -> Vec<String> {
     let lines = text.lines().enumerate();
@@ -471,6 +516,20 @@ fn planted_length_is_found() {
     let line = "let a = 1;\n// why\n\n";
     assert!(too_long("", &line.repeat(CODE_LINES_MAX)).is_empty());
     assert_eq!(too_long("", &line.repeat(CODE_LINES_MAX + 1)).len(), 1);
+}
+
+#[test]
+fn planted_rows_are_found() {
+    let table = "//! | 1-38 | most | `most.rs` |\n//! | 39 (a half), 40 | the rest | to come |\n";
+    let most: String = (1..=38).map(|row| format!("fn row_{row:02}_is_tested() {{}}\n")).collect();
+    let with = |table: &str, most: &str, rest: &str| {
+        let files = [("tests/most.rs", most), ("tests/rest.rs", rest)];
+        misplaced_rows(table, &files.map(|(path, text)| (path.to_owned(), text.to_owned()))).len()
+    };
+    assert_eq!(with(table, &most, ""), 0);
+    assert_eq!(with(table, &most, "fn row_39_too() {}"), 1, "a test the table does not have");
+    assert_eq!(with(table, &most.replace("fn row_07_", "fn seven_"), ""), 2, "a test that has gone");
+    assert_eq!(with(&table.replace("40", ""), &most, ""), 1, "a row nobody has");
 }
 
 #[test]

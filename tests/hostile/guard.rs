@@ -17,6 +17,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes, or so";
+/// Of a key that nobody has the other half of.
+const RSA_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA1zG4G9UjLb+u6dl7r1GT
+IG9G1IiyG47GEuVjtDIsqFto9koSEq5nQO4ZpNN8oCyN1CMvUEpdvXOrJsv4vVbJ
+YdjwUzuvMwcKakq0og6tGHT6HBZao8tI7Q3Jm2EcqqZzYjpRFQlEcfNN66nlIHoq
+qRQnleO5JDGVI1ubpoXVxafP28CyXh/s8PZyrnr1e+Z1aPxNvAIWj845squR1hKq
+0VZnrbCbiGXljj51X611rNxIPT6yQUBk1QNF89EsOSgd+Vi1Q9ItRaf4YUsm6s3u
+Ff3vSL9FKvcPCaPBW717opknm5nvOmvoMVsnBHdibuAL2HziLkqCOFH9Hz4Qk1Ft
+RwIDAQAB
+-----END PUBLIC KEY-----
+";
 const ORIGIN: &str = "https://app.example.com";
 
 /// A server with a key.
@@ -35,13 +46,14 @@ impl Drop for Folder {
 }
 
 impl Guarded {
-    /// With these lines in its config file beside the key.
+    /// With these lines in its config file beside the key; they may name `rsa.pem`.
     fn start(test: &str, lines: &str) -> Guarded {
         let folder = std::env::temp_dir().join(format!("megasock-guard-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let secret = folder.join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(folder.join("rsa.pem"), RSA_PUBLIC).unwrap();
         let file = folder.join("megasock.toml");
         let text = format!("{lines}\n[key.k]\nalgorithm = \"HS256\"\nfile = \"secret\"\n");
         std::fs::write(&file, text).unwrap();
@@ -250,8 +262,41 @@ fn row_16_newcomers_of_one_address_a_second() {
 }
 
 #[test]
+fn row_16_refused_tokens_of_one_address_a_second() {
+    let mut guarded = Guarded::start_production("refused-rate", "accept_rate_per_address = \"1/s\"");
+    let begin = Instant::now();
+    let mut statuses = Vec::new();
+    for _ in 0..100 {
+        let response = guarded.refused("/ws?token=x", "");
+        if response.status == 429 {
+            assert_says_when(&response);
+        }
+        statuses.push(response.status);
+    }
+    assert!(statuses.iter().all(|status| matches!(status, 401 | 429)), "{statuses:?}");
+    // Two at once, and one that finds the rate used up; from then on such a pair each second.
+    let looked_at = statuses.iter().filter(|status| **status == 401).count();
+    let most = 3 + 2 * (begin.elapsed().as_secs() as usize + 1);
+    assert!((3..=most).contains(&looked_at) && statuses[..3] == [401; 3], "{statuses:?}");
+    // No token was looked at besides.
+    let told = |server: &Server| server.lines().iter().filter(|line| line.contains("token refused")).count();
+    eventually("each refused token is in the log", PATIENCE, || {
+        let told = told(&guarded.server);
+        assert!(told <= looked_at, "{told} tokens looked at, {looked_at} answered");
+        (told == looked_at).then_some(())
+    });
+    // A neighbour with a good one has the same address, and is let in when that has room.
+    let good = format!("/ws?token={}", token(&json!({"sub": "ann", "exp": in_s(600)})));
+    eventually("there is room for a neighbour", PATIENCE, || {
+        (guarded.ask_in(&good, "").response().status == 101).then_some(())
+    });
+    guarded.server.assert_serves();
+}
+
+#[test]
 fn row_16_newcomers_of_all_together() {
-    let mut guarded = Guarded::start_production("accept-rate", "accept_rate = \"1/s\"");
+    let lines = "accept_rate = \"1/s\"\naccept_rate_per_address = \"1000/s\"";
+    let mut guarded = Guarded::start_production("accept-rate", lines);
     let begin = Instant::now();
     let mut let_in = 0;
     for _ in 0..20 {
@@ -273,7 +318,7 @@ fn row_16_newcomers_of_all_together() {
 
 #[test]
 fn row_17_hostile_tokens() {
-    let mut guarded = Guarded::start("tokens", "");
+    let mut guarded = Guarded::start("tokens", "[key.rsa]\nalgorithm = \"RS256\"\nfile = \"rsa.pem\"\n");
     let rss = guarded.server.warm_rss_bytes();
     let (header, claims) =
         (json!({"alg": "HS256", "kid": "k", "typ": "JWT"}), json!({"sub": "ann", "exp": in_s(600)}));
@@ -285,7 +330,10 @@ fn row_17_hostile_tokens() {
     let good = signed(&header, &claims, SECRET);
     let parts: Vec<&str> = good.split('.').collect();
     let unsigned = URL_SAFE_NO_PAD.encode(json!({"alg": "none"}).to_string());
+    let confused = json!({"alg": "HS256", "kid": "rsa", "typ": "JWT"});
     let hostile = [
+        signed(&confused, &claims, RSA_PUBLIC.as_bytes()),
+        signed(&confused, &claims, RSA_PUBLIC.trim_end().as_bytes()),
         format!("{unsigned}.{}.", parts[1]),
         format!("{}.{}.", parts[0], parts[1]),
         with("alg", json!("none")),
@@ -325,6 +373,7 @@ fn row_17_hostile_tokens() {
         }
     }
     let long = "a".repeat(1 << 20);
+    // In a target so long a token is not looked for: it is row 13's 414.
     for (target, header_lines, status) in [
         (format!("/ws?token={long}"), String::new(), 414),
         ("/ws".to_owned(), format!("Authorization: Bearer {long}\r\n"), 431),
@@ -512,8 +561,8 @@ fn row_34_pings_over_the_rate() {
         pongs += 1;
     }
     assert!(
-        (100..=108).contains(&pongs),
-        "{pongs} pongs: the errors of a minute, two at once, and one a second"
+        (100..=2 * 100 + 20).contains(&pongs),
+        "{pongs} pongs: the errors of a minute, or of two if one ends meanwhile, two at once, and one a second"
     );
     drop(client);
     // Pongs nobody asked for are counted like pings.
@@ -532,7 +581,8 @@ fn row_34_pings_over_the_rate() {
 
 /// Sends commands until the server closes: the first are done, the others refused with this code, and it ends with 1008.
 fn insist(client: &mut Client, command: &str, code: &str) -> (usize, usize) {
-    for _ in 0..250 {
+    // More than two minutes forgive: one may end meanwhile.
+    for _ in 0..300 {
         if !client.offer(&frames::text(command), PATIENCE) {
             break;
         }
@@ -600,7 +650,7 @@ fn row_39_bytes_over_the_rate() {
     assert_eq!(ask(&mut client, &publish)["type"], "published");
     assert_eq!(ask(&mut client, &publish)["type"], "published");
     let (_, refused) = insist(&mut client, &command, "byte_rate_exceeded");
-    assert!((90..=100).contains(&refused), "{refused}");
+    assert!((90..=200).contains(&refused), "{refused}");
     drop(client);
     // What is allowed at once is a message of the largest size, or it could never be sent.
     let largest = format!(r#"{{"type":"ping","id":7,"more":"{}"}}"#, "x".repeat(2_048 - 33));
