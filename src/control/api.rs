@@ -1,4 +1,4 @@
-//! The API: what it takes ([`arguments`]), what it answers ([`shape`], [`fault`]), and what it does.
+//! The API: what it takes ([`arguments`]), what it answers (`shape`, `fault`), and what it does.
 
 pub mod arguments;
 pub(super) mod channels;

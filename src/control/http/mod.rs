@@ -1,6 +1,6 @@
 //! HTTP/1.1 of the admin listener: monoio-http's parser of heads, and limits of our own before it sees a byte.
 //!
-//! A connection is one task, which reads a request, has it answered by the [`Service`] and writes the answer, then reads the
+//! A connection is one task, which reads a request, has it answered by the `Service` and writes the answer, then reads the
 //! next: pipelined requests are answered in order. What monoio-http 0.3.12 leaves open is closed here:
 //!
 //! | there | here |
