@@ -2,11 +2,14 @@
 //! is refused is refused for its own fault; and whatever the server says with it is JSON.
 #![no_main]
 
+mod nesting;
+
 use libfuzzer_sys::fuzz_target;
 use megasock::proto::command::{
     Command, ErrorCode, ID_BYTES_MAX, NAME_BYTES_MAX, Parsed, Place, ROOM_MARK, Refusal, Topic, parse,
 };
 use megasock::proto::event;
+use nesting::levels;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
@@ -64,19 +67,8 @@ fn raw_fits(data: &str, text: &str) {
     let within = text.as_bytes().as_ptr_range();
     assert!(within.contains(&data.as_ptr()) && data.as_ptr() as usize + data.len() <= within.end as usize);
     assert!(is_json(data.as_bytes()) && data.trim() == data);
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0, 0, false, false);
-    for c in data.chars() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => in_string = !in_string,
-            '{' | '[' if !in_string => depth += 1,
-            '}' | ']' if !in_string => depth -= 1,
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    assert!(deepest < 128, "{deepest} levels inside the command's own");
+    let levels = levels(data);
+    assert!(levels < 128, "{levels} levels inside the command's own");
 }
 
 /// The command as text of our own making. Values go in raw: they are JSON, and must come back byte for byte.
@@ -161,9 +153,7 @@ fn answers_are_json(parsed: &Parsed<'_>) {
         Command::Direct { user, payload } => {
             said(&|out| event::append_direct_message(out, event::Sender::User(user), payload, 1));
         }
-        Command::Unsubscribe { topic } => {
-            said(&|out| event::append_unsubscribed(out, parsed.id, topic))
-        }
+        Command::Unsubscribe { topic } => said(&|out| event::append_unsubscribed(out, parsed.id, topic)),
         Command::Subscribe { topic, .. } => said(&|out| event::append_user_joined(out, topic, &topic.name)),
         _ => {}
     }

@@ -77,11 +77,11 @@ impl<K: Hooks> Hub<K> {
                     );
                 }
                 let after = after.map(|after| after.as_ref().into());
-                self.ask_for_much(conn, id, Ask::Presence { topic, limit: page(limit), after }, out)
+                self.ask(conn, id, Ask::Presence { topic, limit: page(limit), after }, out)
             }
             Command::History { topic, limit, since_id } => {
                 let topic = self.topic_to_look_at(conn, &topic)?;
-                self.ask_for_much(conn, id, Ask::History { topic, limit: page(limit), since: since_id }, out)
+                self.ask(conn, id, Ask::History { topic, limit: page(limit), since: since_id }, out)
             }
             Command::Refresh { token } => self.refresh(conn, id, &token, out),
             Command::Ping => {
@@ -300,7 +300,7 @@ impl<K: Hooks> Hub<K> {
         Ok(Name::new(&name))
     }
 
-    /// Sends a call that may be refused.
+    /// Sends a call that may be refused. While one is out whose answer may be large, the next command waits.
     fn ask(
         &mut self,
         conn: ConnId,
@@ -314,22 +314,13 @@ impl<K: Hooks> Hub<K> {
             _ => unreachable!("it changes subscriptions, and may not be refused"),
         };
         let home = name.home(self.links.cores());
-        match self.links.try_call(home, client_call(conn, id, ask), out) {
-            Ok(()) => Ok(()),
-            Err(_) => refused(ErrorCode::TryAgain, "the server is busy"),
+        let is_for_much = matches!(ask, Ask::Presence { .. } | Ask::History { .. });
+        if self.links.try_call(home, client_call(conn, id, ask), out).is_err() {
+            return refused(ErrorCode::TryAgain, "the server is busy");
         }
-    }
-
-    /// Sends a call whose answer may be large.
-    fn ask_for_much(
-        &mut self,
-        conn: ConnId,
-        id: Option<&str>,
-        ask: Ask,
-        out: &mut Outbox<Mail>,
-    ) -> Result<(), Refused> {
-        self.ask(conn, id, ask, out)?;
-        self.set_busy(conn, out);
+        if is_for_much {
+            self.set_busy(conn, out);
+        }
         Ok(())
     }
 
