@@ -217,7 +217,7 @@ pub fn file_only(name: &str) -> Option<String> {
 }
 
 /// The one of `names` that `name` was probably meant to be.
-pub(super) fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub(crate) fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let name = name.to_lowercase().replace('-', "_");
     let scored = names.map(|candidate| (strsim::jaro_winkler(candidate, &name), candidate));
     let (nearness, nearest) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;

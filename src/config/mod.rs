@@ -26,6 +26,7 @@ pub use document::markdown;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use key::{KEY_OPTIONS, KeyFile};
 pub use live::Changes;
+pub(crate) use load::nearest;
 pub use load::{KeyFiles, Sources, duration_ms, file_only, option_named, suggestion};
 pub use namespace::NAMESPACE_OPTIONS;
 pub use rows::Row;

@@ -148,7 +148,6 @@ fn in_query(takes: &[Parameter]) -> Value {
             let mut member = object(&[]);
             member["properties"][parameter.name] = described(parameter);
             member["required"] = json!([parameter.name]);
-            member["additionalProperties"] = false.into();
             member
         };
         parameters.push(json!({
@@ -177,7 +176,12 @@ fn object(takes: &[Parameter]) -> Value {
     let named = |need| -> Vec<&str> {
         takes.iter().filter(|parameter| parameter.need == need).map(|parameter| parameter.name).collect()
     };
-    let mut object = json!({"type": "object", "properties": properties, "required": named(Need::Required)});
+    let mut object = json!({
+        "type": "object",
+        "properties": properties,
+        "required": named(Need::Required),
+        "additionalProperties": false,
+    });
     let choices: Vec<Value> =
         named(Need::OneOf).into_iter().map(|name| json!({"required": [name]})).collect();
     if !choices.is_empty() {

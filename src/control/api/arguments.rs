@@ -1,7 +1,8 @@
 //! What requests take: parameters as rows of a table, and the one place where they are read and checked.
 //!
-//! A GET has them in its query, a POST in the JSON object that is its body; there is no third place. Unknown ones are ignored.
-//! One that comes twice is refused, since readers differ on which one counts. A mistake is answered with the parameter's name.
+//! A GET has them in its query, a POST in the JSON object that is its body; there is no third place. An unknown one is refused: it
+//! is a known one misspelt, as likely as not. One that comes twice is refused, since readers differ on which one counts. A mistake
+//! is answered with the parameter's name.
 
 use super::fault::Fault;
 use crate::config;
@@ -25,6 +26,9 @@ const REASON_BYTES_MAX: usize = 123;
 
 /// Bytes of a time: more than any needs, and what is wrong with one repeats a part of it.
 const DURATION_BYTES_MAX: usize = 32;
+
+/// Characters of an unknown parameter's name that are repeated.
+const UNKNOWN_CHARS_MAX: usize = 32;
 
 /// A name without control characters that is more than separators, as [`is_name`] has it.
 const NAME_PATTERN: &str =
@@ -80,10 +84,11 @@ enum Value {
 pub struct Arguments(Vec<(&'static str, Value)>);
 
 impl Arguments {
-    /// Reads what an endpoint takes.
+    /// Reads what an endpoint takes. Where that is nothing, a query only keeps caches away.
     pub(in crate::control) fn read(takes: &[Parameter], request: &Request) -> Result<Arguments, Fault> {
         match request.method {
             Method::POST => Arguments::of_body(takes, &request.body),
+            _ if takes.is_empty() => Ok(Arguments(Vec::new())),
             _ => Arguments::of_query(takes, &request.query),
         }
     }
@@ -154,8 +159,7 @@ impl Arguments {
 }
 
 fn from_query(takes: &[Parameter], query: &[(String, String)]) -> Result<Vec<(&'static str, Value)>, Fault> {
-    let known = query.iter().filter_map(|(name, text)| Some((named(takes, name)?, text)));
-    collect(known.map(|(parameter, text)| (parameter, parameter.kind.read_text(text))))
+    collect(takes, query.iter().map(|(name, text)| (&name[..], &text[..])), Kind::read_text)
 }
 
 fn from_body(takes: &[Parameter], body: &[u8]) -> Result<Vec<(&'static str, Value)>, Fault> {
@@ -165,26 +169,35 @@ fn from_body(takes: &[Parameter], body: &[u8]) -> Result<Vec<(&'static str, Valu
     if nests_deeper_than(NESTING_MAX, text) {
         return Err(Fault::bad(format!("the body is nested deeper than {NESTING_MAX}")));
     }
-    let known = members.iter().filter_map(|(name, value)| Some((named(takes, name)?, value)));
-    collect(known.map(|(parameter, value)| (parameter, parameter.kind.read_json(value.get()))))
-}
-
-fn named<'a>(takes: &'a [Parameter], name: &str) -> Option<&'a Parameter> {
-    takes.iter().find(|parameter| parameter.name == name)
+    collect(takes, members.iter().map(|(name, value)| (&name[..], value.get())), Kind::read_json)
 }
 
 fn collect<'a>(
-    read: impl Iterator<Item = (&'a Parameter, Result<Value, String>)>,
+    takes: &[Parameter],
+    given: impl Iterator<Item = (&'a str, &'a str)>,
+    read: fn(Kind, &str) -> Result<Value, String>,
 ) -> Result<Vec<(&'static str, Value)>, Fault> {
     let mut values: Vec<(&'static str, Value)> = Vec::new();
-    for (parameter, value) in read {
-        let name = parameter.name;
+    for (name, value) in given {
+        let known = takes.iter().find(|parameter| parameter.name == name);
+        let Parameter { name, kind, .. } = *known.ok_or_else(|| unknown(takes, name))?;
         if values.iter().any(|(known, _)| *known == name) {
             return Err(Fault::bad(format!("{name} comes twice")));
         }
-        values.push((name, value.map_err(|what| Fault::bad(format!("{name} {what}")))?));
+        values.push((name, read(kind, value).map_err(|what| Fault::bad(format!("{name} {what}")))?));
     }
     Ok(values)
+}
+
+fn unknown(takes: &[Parameter], name: &str) -> Fault {
+    let name: String = name.chars().take(UNKNOWN_CHARS_MAX).collect();
+    let names = || takes.iter().map(|parameter| parameter.name);
+    let instead = match (config::nearest(&name, names()), takes) {
+        (Some(near), _) => format!("did you mean {near}?"),
+        (None, []) => "nothing is taken here".to_owned(),
+        (None, _) => format!("there may be {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    Fault::bad(format!("there is no parameter {name:?}: {instead}"))
 }
 
 impl Kind {
