@@ -4,6 +4,7 @@ mod bucket;
 mod counter;
 mod park;
 mod slab;
+mod table;
 mod wheel;
 
 /// The atomics of `park.rs`; its model has loom's in their place.
@@ -15,6 +16,7 @@ pub use bucket::{Bucket, Rate};
 pub use counter::{BUCKETS, Counter, Distribution, Histogram, bound};
 pub use park::{PARK_CORES_MAX, Park};
 pub use slab::Slab;
+pub use table::Table;
 pub use wheel::{HORIZON_TICKS, Timer, Timers, Wheel};
 
 // Not in park.rs, which the model compiles with atomics that live only inside it.

@@ -14,10 +14,10 @@ use super::limit::{Limit, Limits, take};
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
 use crate::budget::ADDRESSES_LEFT_MAX;
-use crate::ds::{Bucket, Rate};
+use crate::ds::{Bucket, Rate, Table};
 use crate::handler::Outbox;
 use crate::proto::address::AddressKey;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Addresses without connections that are looked at each second.
 const LOOKED_AT_PER_TICK: usize = 16_384;
@@ -25,7 +25,7 @@ const LOOKED_AT_PER_TICK: usize = 16_384;
 /// All addresses of this core.
 #[derive(Default)]
 pub struct Addresses {
-    by_key: HashMap<AddressKey, Address>,
+    by_key: Table<AddressKey, Address>,
     /// Those that were left by their last connection, each once, the first first. Some may have connections again.
     left: VecDeque<AddressKey>,
 }
@@ -77,7 +77,7 @@ impl Addresses {
 
     /// A handshake that is not let in, or not yet.
     fn charge(&mut self, key: AddressKey, limits: &Limits, now_ms: u64) -> Result<(), Limit> {
-        let address = self.by_key.entry(key).or_insert(Address::NEW);
+        let address = self.by_key.get_or_insert(key, Address::NEW);
         let has_room = take(&mut address.accepts, 1, limits.accepts_per_address.as_ref(), now_ms);
         self.list_if_left(key);
         if has_room { Ok(()) } else { Err(Limit::AddressAccepts) }
@@ -90,7 +90,7 @@ impl Addresses {
         limits: &Limits,
         now_ms: u64,
     ) -> Result<(), Limit> {
-        let address = self.by_key.entry(key).or_insert(Address::NEW);
+        let address = self.by_key.get_or_insert(key, Address::NEW);
         if limits.connections_per_address.is_some_and(|most| address.connections >= most) {
             return Err(Limit::AddressConnections);
         }
@@ -124,9 +124,7 @@ impl Addresses {
         for _ in 0..self.left.len().min(LOOKED_AT_PER_TICK) {
             self.look_at_first(|address| rate.is_none_or(|rate| address.accepts.is_full(&rate, now_ms)));
         }
-        if self.by_key.len() < self.by_key.capacity() / 8 {
-            self.by_key.shrink_to(self.by_key.len() * 2); // after a flood of addresses
-        }
+        self.by_key.give_back();
     }
 
     /// Looks at the address that was left first: one with connections leaves the list, one that `may_go` goes, any other
@@ -157,7 +155,7 @@ fn answer(allowed: Result<(), Limit>) -> Answer {
 /// Each stands for a handshake of the last second or two, so there are never many.
 #[derive(Default)]
 pub struct Barred {
-    since_ms: HashMap<AddressKey, u64>,
+    since_ms: Table<AddressKey, u64>,
 }
 
 impl Barred {
@@ -172,9 +170,7 @@ impl Barred {
     /// About once a second: forgets those that are barred no longer.
     pub fn on_tick(&mut self, rate: Option<&Rate>, now_ms: u64) {
         self.since_ms.retain(|_, since_ms| lasts(*since_ms, rate, now_ms));
-        if self.since_ms.len() < self.since_ms.capacity() / 8 {
-            self.since_ms.shrink_to(self.since_ms.len() * 2);
-        }
+        self.since_ms.give_back();
     }
 }
 

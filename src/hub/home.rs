@@ -18,9 +18,10 @@ use super::presence::{News, Presence, Telling};
 use super::stats::now_us;
 use super::wire;
 use crate::buf::Payload;
+use crate::ds::Table;
 use crate::handler::{ConnId, Outbox};
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ const SPARSE: usize = 8;
 /// All topics of this core.
 pub struct Homes {
     options: Arc<Options>,
-    by_name: HashMap<Name, u32>,
+    by_name: Table<Name, u32>,
     topics: Slab<Topic>,
     /// Topics and cores that lag.
     lagging: Vec<(u32, u16)>,
@@ -106,7 +107,7 @@ impl Homes {
     pub fn new(options: Arc<Options>) -> Homes {
         Homes {
             options,
-            by_name: HashMap::new(),
+            by_name: Table::default(),
             topics: Slab::new(),
             lagging: Vec::new(),
             kept: Vec::new(),
@@ -571,9 +572,7 @@ impl Homes {
 
     /// After a flood of names: gives back the memory they took, as far as no topic lies behind it.
     fn give_back(&mut self) {
-        if self.by_name.len() < self.by_name.capacity() / SPARSE {
-            self.by_name.shrink_to(self.by_name.len() * 2);
-        }
+        self.by_name.give_back();
         if self.topics.len() < self.topics.capacity() / SPARSE {
             self.topics.shrink_to_fit();
         }

@@ -22,10 +22,11 @@ use super::slow::{Lag, Verdict};
 use super::stats::{Counters, now_us};
 use super::wire;
 use crate::buf::Payload;
+use crate::ds::Table;
 use crate::handler::{ConnId, Outbox};
 use crate::proto::close::CloseReason;
 use slab::Slab;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Subscribers given something in one turn: as many sends go into one enter.
@@ -154,7 +155,7 @@ struct Topic {
 
 /// All topics with subscribers on this core.
 pub struct Locals {
-    by_name: HashMap<Name, u32>,
+    by_name: Table<Name, u32>,
     topics: Slab<Topic>,
     /// Topics with a walk under way.
     walking: VecDeque<u32>,
@@ -171,7 +172,7 @@ pub struct Locals {
 impl Locals {
     pub fn new(queue_bytes_max: usize, lease: Lease, counters: Arc<Counters>) -> Locals {
         Locals {
-            by_name: HashMap::new(),
+            by_name: Table::default(),
             topics: Slab::new(),
             walking: VecDeque::new(),
             catching_up: VecDeque::new(),

@@ -4,8 +4,8 @@ use super::limit::Limit;
 use super::link::Links;
 use super::mail::{Answer, Ask, Call, Mail};
 use super::name::Name;
+use crate::ds::Table;
 use crate::handler::{ConnId, Outbox};
-use std::collections::HashMap;
 
 /// One connection of a user, on any core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ struct Place {
 /// Users by name, each with at least one connection.
 #[derive(Default)]
 pub struct Users {
-    by_name: HashMap<Name, Connections>,
+    by_name: Table<Name, Connections>,
 }
 
 /// Most users have one connection.
