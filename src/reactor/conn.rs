@@ -30,6 +30,13 @@ pub(super) enum Phase {
     Releasing,
 }
 
+impl Phase {
+    /// Input is received only to be gone.
+    pub fn ignores_input(self) -> bool {
+        matches!(self, Phase::Finishing | Phase::Refusing | Phase::Lingering)
+    }
+}
+
 /// Facts of a connection that are either so or not.
 pub(super) mod flag {
     /// The kernel holds a poll of this connection.

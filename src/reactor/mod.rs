@@ -19,7 +19,7 @@ mod mesh;
 mod peer;
 mod ping;
 mod pressure;
-mod quantum;
+mod readable;
 mod recv;
 mod request;
 mod send;
@@ -46,10 +46,10 @@ use conn::{Conn, flag};
 use journal::Desk;
 use mesh::Incoming;
 use ping::Ping;
-use quantum::Quantum;
+use readable::Readable;
 use request::PartialHead;
 use stats::Busy;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
@@ -140,7 +140,7 @@ pub struct Reactor<I: Io, H: Handler> {
     #[expect(clippy::vec_box)]
     spare_queues: Vec<Box<SendQueue>>,
     /// Connections with input to receive.
-    readable: VecDeque<ConnId>,
+    readable: Readable,
     /// Connections with output to send.
     dirty: Vec<ConnId>,
     /// Connections that go on once this turn's output is sent.
@@ -181,7 +181,6 @@ pub struct Reactor<I: Io, H: Handler> {
     siblings: Arc<AtomicUsize>,
     /// Read where a newcomer comes and where a timer fires.
     pressure: Arc<Gauge>,
-    quantum: Quantum,
     random: u64,
 }
 
@@ -205,7 +204,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             outbox,
             spare_actions: Vec::new(),
             spare_queues: Vec::new(),
-            readable: VecDeque::new(),
+            readable: Readable::new(),
             dirty: Vec::new(),
             finishing: Vec::new(),
             heads: HashMap::new(),
@@ -224,7 +223,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             work: Work::None,
             drain: None,
             tuning: None,
-            quantum: Quantum::new(),
             random: timers::seed(),
             io,
             handler,
@@ -267,7 +265,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         for completion in done.drain(..) {
             self.dispatch(completion);
         }
-        self.quantum.adapt(self.io.now_us().saturating_sub(self.woke_us));
+        self.readable.end_turn(self.io.now_us().saturating_sub(self.woke_us));
         if backlog < COMPLETIONS_OF_A_BACKLOG && self.readable.is_empty() {
             self.caught_up_tick = self.now_tick;
         }

@@ -1,39 +1,129 @@
-//! How much of one connection's input a turn takes.
+//! Whose input a turn takes, and how much of it.
 //!
-//! Each connection with input is received from once a turn, so whoever has something to say waits while all that the others
-//! sent is handled. As long as that is cheap it may be a whole buffer of each; where it takes long it is less, and a turn
-//! stays short: the quantum of round robin (Shreedhar and Varghese, "Efficient Fair Queuing using Deficit Round Robin",
-//! 1996), in bytes and sized by what the last turn took.
+//! Each connection with input is received from once a turn at most, and who has something to say waits until the turn is over.
+//! Two things keep that short beside peers that send without end:
+//!
+//! - Who was quiet goes before those of whom more is there than was taken, as in FQ-CoDel (RFC 8290 §4.2: a new flow goes before
+//!   an old one). Beside the quiet those get a small part of a turn, without them all of it. Of those whose input is ignored,
+//!   because their connections have ended, it is one a turn.
+//! - Where handling what came takes long, less is taken of each: the quantum of round robin (Shreedhar and Varghese, "Efficient
+//!   Fair Queuing using Deficit Round Robin", 1996), in bytes. It halves after a turn that took long and grows by steps after
+//!   short ones (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms", 1989): between two bursts there are turns
+//!   with next to nothing in them.
 
 use crate::budget::BUFFER_BYTES;
+use crate::sys::ConnId;
+use std::collections::VecDeque;
 
-/// Handling the input of one turn should take no longer.
-const TURN_US_MAX: u64 = 500;
+/// Connections that have ended and are sent to without end: what they are sent stays in the kernel, up to some megabytes each.
+const IGNORED_MAX: usize = 32;
 
-/// Below this a receive costs as much as what it brings.
-const BYTES_MIN: usize = 1024;
+/// One of the busy for so many of the quiet.
+const QUIET_FOR_ONE_BUSY: usize = 8;
 
-/// The most bytes that a turn takes from a connection.
-pub(super) struct Quantum {
-    bytes: usize,
+/// Handling the input of one turn should take no longer,
+const TURN_US_MAX: u64 = 100;
+
+/// unless it takes no longer than this for each receive: about what a receive costs, which to cut would only add.
+const RECEIVE_US_MAX: u64 = 10;
+
+/// Holds the head of most handshakes.
+const QUANTUM_BYTES_MIN: usize = 512;
+
+const QUANTUM_STEP_BYTES: usize = 64;
+
+/// Connections with input to receive, each once.
+pub(super) struct Readable {
+    quiet: VecDeque<ConnId>,
+    busy: VecDeque<ConnId>,
+    ignored: VecDeque<ConnId>,
+    /// How many of each this turn still receives from, in that order.
+    turn: [usize; 3],
+    /// Receives of this turn.
+    receives: u64,
+    quantum_bytes: usize,
 }
 
-impl Quantum {
-    pub fn new() -> Quantum {
-        Quantum { bytes: BUFFER_BYTES }
+impl Readable {
+    pub fn new() -> Readable {
+        Readable {
+            quiet: VecDeque::new(),
+            busy: VecDeque::new(),
+            ignored: VecDeque::new(),
+            turn: [0; 3],
+            receives: 0,
+            quantum_bytes: BUFFER_BYTES,
+        }
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    pub fn is_empty(&self) -> bool {
+        self.quiet.is_empty() && self.busy.is_empty() && self.ignored.is_empty()
     }
 
-    /// To be told how long the input of each turn took.
-    pub fn adapt(&mut self, handled_us: u64) {
-        if handled_us > TURN_US_MAX {
-            self.bytes = (self.bytes / 2).max(BYTES_MIN);
-        } else if handled_us < TURN_US_MAX / 4 {
-            // Less than half of what doubling may make of it, so that it does not swing.
-            self.bytes = (self.bytes * 2).min(BUFFER_BYTES);
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.quiet.len() + self.busy.len() + self.ignored.len()
+    }
+
+    /// One whose socket was empty until now.
+    pub fn push_quiet(&mut self, id: ConnId) {
+        self.quiet.push_back(id);
+    }
+
+    /// One of whom more is there than was taken, or may be.
+    pub fn push_busy(&mut self, id: ConnId) {
+        self.busy.push_back(id);
+    }
+
+    /// One that goes on after its connection has ended; gives the one that has done so for longest, where there are too many.
+    pub fn push_ignored(&mut self, id: ConnId) -> Option<ConnId> {
+        self.ignored.push_back(id);
+        if self.ignored.len() > IGNORED_MAX { self.ignored.pop_front() } else { None }
+    }
+
+    /// Begins a turn of so many receives at most.
+    pub fn begin_turn(&mut self, receives_max: usize) {
+        let ignored = self.ignored.len().min(1);
+        let busy = match self.quiet.len().min(receives_max) {
+            0 => receives_max,
+            quiet => (quiet / QUIET_FOR_ONE_BUSY).max(1),
+        };
+        let busy = busy.min(self.busy.len()).min(receives_max.saturating_sub(ignored));
+        self.turn = [receives_max.saturating_sub(busy + ignored), busy, ignored];
+    }
+
+    /// The next one that this turn receives from.
+    pub fn next(&mut self) -> Option<ConnId> {
+        let queues = [&mut self.quiet, &mut self.busy, &mut self.ignored];
+        for (left, ids) in self.turn.iter_mut().zip(queues) {
+            if *left > 0
+                && let Some(id) = ids.pop_front()
+            {
+                *left -= 1;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// It is received from, at most so many bytes into a buffer.
+    pub fn quantum_bytes(&mut self) -> usize {
+        self.receives += 1;
+        self.quantum_bytes
+    }
+
+    /// There is no buffer for it: it is the first of the next turn.
+    pub fn put_back(&mut self, id: ConnId) {
+        self.quiet.push_front(id);
+    }
+
+    /// The turn's input has been handled, in this time.
+    pub fn end_turn(&mut self, handled_us: u64) {
+        let receives = std::mem::take(&mut self.receives);
+        if handled_us > TURN_US_MAX.max(receives * RECEIVE_US_MAX) {
+            self.quantum_bytes = (self.quantum_bytes / 2).max(QUANTUM_BYTES_MIN);
+        } else if handled_us < TURN_US_MAX / 2 {
+            self.quantum_bytes = (self.quantum_bytes + QUANTUM_STEP_BYTES).min(BUFFER_BYTES);
         }
     }
 }
@@ -42,29 +132,97 @@ impl Quantum {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_turn_that_takes_long_takes_less_and_the_least_is_enough_to_go_on() {
-        let mut quantum = Quantum::new();
-        let mut bytes = vec![quantum.bytes()];
-        for _ in 0..6 {
-            quantum.adapt(TURN_US_MAX + 1);
-            bytes.push(quantum.bytes());
-        }
-        assert!(bytes.is_sorted_by(|more, less| more >= less));
-        assert_eq!((bytes[0], bytes[6]), (BUFFER_BYTES, BYTES_MIN));
+    fn id(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    /// Slots of one turn.
+    fn turn(readable: &mut Readable, receives_max: usize) -> Vec<u32> {
+        readable.begin_turn(receives_max);
+        std::iter::from_fn(|| readable.next()).map(|id| id.slot).collect()
     }
 
     #[test]
-    fn it_settles_where_a_turn_is_short_enough() {
-        for us_per_kib in [1, 10, 100, 300, 2_000] {
-            let mut quantum = Quantum::new();
-            let turn_us = |quantum: &Quantum| quantum.bytes() as u64 * us_per_kib / 1024;
-            (0..10).for_each(|_| quantum.adapt(turn_us(&quantum)));
-            let settled = quantum.bytes();
-            assert!(turn_us(&quantum) <= TURN_US_MAX || settled == BYTES_MIN);
-            assert!(turn_us(&quantum) >= TURN_US_MAX / 4 || settled == BUFFER_BYTES);
-            quantum.adapt(turn_us(&quantum));
-            assert_eq!(quantum.bytes(), settled);
+    fn the_quiet_go_first_and_the_busy_go_on() {
+        let mut readable = Readable::new();
+        (100..140).for_each(|slot| readable.push_busy(id(slot)));
+        (0..2).for_each(|slot| readable.push_quiet(id(slot)));
+        assert_eq!(turn(&mut readable, 64), [0, 1, 100]);
+        (0..60).for_each(|slot| readable.push_quiet(id(slot)));
+        let full = turn(&mut readable, 64);
+        assert_eq!((full.len(), &full[55..]), (64, &[55, 56, 101, 102, 103, 104, 105, 106, 107][..]));
+        assert_eq!(turn(&mut readable, 64), [57, 58, 59, 108]);
+        assert_eq!(turn(&mut readable, 8), (109..117).collect::<Vec<_>>());
+        assert_eq!(turn(&mut readable, 64), (117..140).collect::<Vec<_>>());
+        assert!(readable.is_empty());
+    }
+
+    #[test]
+    fn of_those_whose_input_is_ignored_a_turn_takes_one() {
+        let mut readable = Readable::new();
+        (200..203).for_each(|slot| assert_eq!(readable.push_ignored(id(slot)), None));
+        (100..170).for_each(|slot| readable.push_busy(id(slot)));
+        let full = turn(&mut readable, 64);
+        assert_eq!((full.len(), full[0], full[62], full[63]), (64, 100, 162, 200));
+        readable.push_quiet(id(0));
+        assert_eq!(turn(&mut readable, 64), [0, 163, 201]);
+        assert_eq!(turn(&mut readable, 64), [164, 165, 166, 167, 168, 169, 202]);
+        assert!(readable.is_empty());
+        let ousted = (0..40).filter_map(|slot| readable.push_ignored(id(slot))).map(|id| id.slot);
+        assert!(ousted.eq(0..8), "the first goes first");
+    }
+
+    #[test]
+    fn whoever_found_no_buffer_is_the_first_of_the_next_turn() {
+        let mut readable = Readable::new();
+        (0..3).for_each(|slot| readable.push_quiet(id(slot)));
+        readable.begin_turn(64);
+        let first = readable.next().unwrap();
+        readable.put_back(first);
+        assert_eq!(turn(&mut readable, 64), [0, 1, 2]);
+    }
+
+    /// Quanta of turns in which ten connections send without end, whose bytes take this long to handle.
+    fn quanta(us_per_kib: usize) -> Vec<usize> {
+        let mut readable = Readable::new();
+        let turn = |_| {
+            let bytes = (0..10).map(|_| readable.quantum_bytes()).last().unwrap();
+            readable.end_turn((10 * bytes * us_per_kib / 1024) as u64);
+            bytes
+        };
+        (0..1_000).map(turn).collect()
+    }
+
+    #[test]
+    fn what_takes_long_is_taken_in_small_parts() {
+        for us_per_kib in [5, 20, 100, 1_000] {
+            let bytes = *quanta(us_per_kib).last().unwrap();
+            let handled_us = 10 * bytes * us_per_kib / 1024;
+            let most_us = TURN_US_MAX.max(10 * RECEIVE_US_MAX) as usize;
+            assert!(handled_us <= most_us || bytes == QUANTUM_BYTES_MIN, "{handled_us}");
+            assert!(handled_us >= most_us / 3 || bytes == BUFFER_BYTES, "{handled_us}");
         }
+    }
+
+    #[test]
+    fn what_is_cheap_is_taken_whole() {
+        let mut readable = Readable::new();
+        for _ in 0..64 {
+            readable.quantum_bytes();
+        }
+        readable.end_turn(640); // 64 messages of 16 KiB
+        assert_eq!(readable.quantum_bytes(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn after_a_burst_it_grows_by_steps() {
+        let mut readable = Readable::new();
+        readable.end_turn(10_000);
+        let after = readable.quantum_bytes();
+        assert_eq!(after, BUFFER_BYTES / 2);
+        readable.end_turn(3);
+        assert_eq!(readable.quantum_bytes(), after + QUANTUM_STEP_BYTES);
+        (0..1_000).for_each(|_| readable.end_turn(3));
+        assert_eq!(readable.quantum_bytes(), BUFFER_BYTES);
     }
 }

@@ -2,8 +2,7 @@
 //! messages.
 //!
 //! An idle connection waits on a multishot poll and owns no buffer. The poll is edge-triggered: a connection is received
-//! from until the kernel says the socket is empty, one receive of a [`Quantum`](super::quantum::Quantum) a turn, so that no
-//! peer starves the others.
+//! from until the kernel says the socket is empty, a part of it a turn (`readable.rs`), so that no peer starves the others.
 
 use super::Reactor;
 use super::conn::{Phase, flag};
@@ -85,11 +84,25 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     pub(super) fn mark_readable(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
-        if !conn.has(flag::READABLE) {
-            conn.set(flag::READABLE);
-            self.readable.push_back(id);
+        if self.newly_readable(id) {
+            self.readable.push_quiet(id);
         }
+    }
+
+    fn receive_again(&mut self, id: ConnId, is_ignored: bool) {
+        if !is_ignored {
+            return self.readable.push_busy(id);
+        }
+        if let Some(ousted) = self.readable.push_ignored(id) {
+            self.release(ousted);
+        }
+    }
+
+    fn newly_readable(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return false };
+        let newly = !conn.has(flag::READABLE);
+        conn.set(flag::READABLE);
+        newly
     }
 
     /// Leaves the input of an open connection in the socket until [`Reactor::resume`].
@@ -110,11 +123,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.restart_deadlines(id);
     }
 
-    /// Queues receives for connections with input, in the order it was noticed.
+    /// Queues receives for connections with input, in the order `readable.rs` gives them.
     pub(super) fn receive_readable(&mut self) {
         let pause_bytes = self.options.send_queue_bytes_max / 2;
-        for _ in 0..RECEIVES_PER_TURN.min(self.options.budget.sq_entries as usize / 2) {
-            let Some(id) = self.readable.pop_front() else { return };
+        self.readable.begin_turn(RECEIVES_PER_TURN.min(self.options.budget.sq_entries as usize / 2));
+        while let Some(id) = self.readable.next() {
             let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { continue };
             if conn.phase == Phase::Releasing {
                 continue;
@@ -129,8 +142,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             let into = match conn.spill.as_mut().and_then(|spill| spill.begin_direct(DIRECT_BYTES_MIN)) {
                 Some((message, bytes_max)) => Inbound::Append(message, bytes_max),
                 None => match self.pool.lease() {
-                    Some(buffer) => Inbound::Buffer(buffer, self.quantum.bytes()),
-                    None => return self.readable.push_front(id),
+                    Some(buffer) => Inbound::Buffer(buffer, self.readable.quantum_bytes()),
+                    None => return self.readable.put_back(id),
                 },
             };
             conn.clear(flag::READABLE);
@@ -165,8 +178,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 self.counters.bytes_received.add(received as u64);
                 self.answering = self.options.pinged_tick(conn).map(|tick| (id, tick));
                 self.options.heard(conn);
-                if nonempty || conn.has(flag::HUNG_UP) {
-                    self.mark_readable(id);
+                let ignores = conn.phase.ignores_input();
+                if (nonempty || conn.has(flag::HUNG_UP)) && self.newly_readable(id) {
+                    self.receive_again(id, nonempty && ignores);
                 }
                 self.handle_bytes(id, owner, received as usize);
             }
