@@ -164,13 +164,15 @@ pub(crate) struct Drain {
 
 #[derive(Args, Clone, PartialEq)]
 pub(crate) struct Attack {
-    /// Kinds of attack, one after another; each runs as long as --load says, and the honest are alone for as long twice
-    /// before the first and once after each
+    /// Kinds of attack, one after another
     #[arg(long = "kind", value_enum, value_delimiter = ',', default_values_t = AttackKind::ALL)]
     pub(crate) kinds: Vec<AttackKind>,
     /// Attackers of each kind at once
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) attackers: u32,
+    /// Turns of the honest alone and beside each kind, each as long as --load says
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
 }
 
 #[derive(Args, Clone, PartialEq)]

@@ -198,10 +198,13 @@ fn heed_accept_rate(run: &mut Run) -> Option<f64> {
 }
 
 fn attack(run: &mut Run, recipe: &Recipe) {
-    let Some(Row::Attack(Attack { kinds, attackers })) = recipe.row else { return };
+    let Some(Row::Attack(Attack { kinds, attackers, rounds })) = recipe.row else { return };
     run.ramp(1.0);
     run.echo_each();
-    run.attacks(kinds, *attackers, run.options.echo_rate.unwrap_or(HONEST_RATE));
+    let per_second = run.options.echo_rate.unwrap_or(HONEST_RATE);
+    for kind in kinds {
+        run.attack(*kind, *attackers, *rounds, per_second);
+    }
     run.echo_each();
 }
 

@@ -54,8 +54,7 @@ pub(crate) struct Run {
     rss_peak_bytes: u64,
     server_cpu: Option<ProcessCpu>,
     driver_cpu: ProcessCpu,
-    server_core_count: usize,
-    driver_cores: Vec<usize>,
+    cores: Cores,
     before: Memory,
     packets_before: Packets,
     started: Instant,
@@ -82,8 +81,7 @@ impl Run {
             before: Memory::now(pid),
             server_cpu: pid.map(ProcessCpu::of),
             driver_cpu: ProcessCpu::of_this_program(),
-            server_core_count: cores.server.len(),
-            driver_cores: cores.driver.clone(),
+            cores: cores.clone(),
             packets_before: Packets::now(),
             started: Instant::now(),
             publishes: target.speech.publishes(),
@@ -138,7 +136,7 @@ impl Run {
         let target: u64 = (0..self.fleet.len()).map(|ring| u64::from(wanted(&self.fleet, ring))).sum();
         let slowest = self.options.rate.map_or(RAMP_PER_SECOND_MIN as f64, |rate| rate * 0.8);
         let deadline = Instant::now() + Duration::from_secs_f64(target as f64 / slowest) + GRACE;
-        let at_once = openers(self.driver_cores.len()).min(self.fleet.len());
+        let at_once = openers(self.cores.driver.len()).min(self.fleet.len());
         let in_flight = (self.options.in_flight / at_once as u32).max(1);
         let per_second = self.options.rate.map(|rate| rate / at_once as f64);
         let rings: Vec<usize> = (0..self.fleet.len()).collect();
@@ -315,8 +313,8 @@ impl Run {
     }
 
     fn note_bottleneck(&mut self, cpu: &Cpu) {
-        let driver = cpu.driver_cores / self.driver_cores.len() as f64;
-        let server = cpu.server_cores.map_or(0.0, |cores| cores / self.server_core_count as f64);
+        let driver = cpu.driver_cores / self.cores.driver.len() as f64;
+        let server = cpu.server_cores.map_or(0.0, |cores| cores / self.cores.server.len() as f64);
         if driver > BUSY && server < BUSY {
             self.note(format!(
                 "the driver was at {:.0} % of its cores and the server at {:.0} %: messages a second are the driver's \

@@ -21,14 +21,11 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn now(server_pid: Option<u32>) -> Memory {
-        let sockstat = read("/proc/net/sockstat");
-        let tcp = sockstat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
-        let pages = tcp.split_whitespace().skip_while(|word| *word != "mem").nth(1);
         Memory {
             server_rss_bytes: server_pid.map(rss_bytes),
             driver_rss_bytes: resident(std::process::id()),
             slab_bytes: std::fs::read_to_string("/proc/slabinfo").ok().map(|text| slab(&text)),
-            tcp_buffer_bytes: pages.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES,
+            tcp_buffer_bytes: tcp_buffer_bytes(),
             available_bytes: kib(&read("/proc/meminfo"), "MemAvailable:"),
         }
     }
@@ -56,6 +53,14 @@ fn resident(pid: u32) -> u64 {
 /// Resident bytes from the counters: cheap enough for a progress bar.
 pub(crate) fn rss_bytes_roughly(pid: u32) -> u64 {
     kib(&read(&format!("/proc/{pid}/status")), "VmRSS:")
+}
+
+/// Bytes of all TCP buffers.
+pub(crate) fn tcp_buffer_bytes() -> u64 {
+    let sockstat = read("/proc/net/sockstat");
+    let tcp = sockstat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let pages = tcp.split_whitespace().skip_while(|word| *word != "mem").nth(1);
+    pages.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
 }
 
 /// Kernel slab as a whole.

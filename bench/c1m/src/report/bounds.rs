@@ -2,7 +2,7 @@
 //! of them a report breaks, in words. One that is broken fails the run.
 
 use super::Report;
-use super::guard::{Attack, Drain, Homecoming};
+use super::guard::{Attack, Drain, Homecoming, Round};
 use super::operator::{Answers, Flood, Watch};
 use super::table::{count, time};
 
@@ -75,20 +75,19 @@ fn drain(drain: &Drain) -> Vec<Bound> {
 }
 
 fn attack(attack: &Attack) -> Vec<Bound> {
-    let (kind, beside, quiet) = (attack.kind, &attack.beside, &attack.quiet);
-    let errors = beside.errors + quiet.errors;
+    let (kind, errors, ratio) = (attack.kind, attack.errors(), attack.p99_ratio());
     let (growth, most) =
-        attack.memory.map_or((0, 0), |memory| (memory.growth_bytes(), memory.growth_max_bytes));
+        attack.memory().map_or((0, 0), |memory| (memory.growth_bytes(), memory.growth_max_bytes));
+    let p99 = |figure: fn(&Round) -> u64| time(attack.typical(|round| figure(round) as f64) as u64);
     vec![
-        (attack.deeds == 0, format!("{kind}: the attackers did nothing")),
+        (attack.deeds() == 0, format!("{kind}: the attackers did nothing")),
         (errors > 0, format!("{kind}: {} echoes or connections of the honest lost", count(errors))),
         (
-            attack.p99_ratio > HONEST_RATIO_MAX,
+            ratio > HONEST_RATIO_MAX,
             format!(
-                "{kind}: honest p99 {}, {:.2}× quiet {}, at most {HONEST_RATIO_MAX}×",
-                time(beside.p99_us),
-                attack.p99_ratio,
-                time(quiet.p99_us)
+                "{kind}: honest p99 {}, {ratio:.2}× quiet {}, at most {HONEST_RATIO_MAX}×",
+                p99(|round| round.beside.p99_us),
+                p99(|round| round.quiet.p99_us)
             ),
         ),
         (
@@ -213,24 +212,22 @@ mod tests {
             growth_max_bytes: 70 << 20,
             ..AttackMemory::default()
         };
-        let good = Attack {
-            kind: "ping-flood",
-            quiet: honest,
-            beside: Honest { p99_us: 300, ..honest },
-            p99_ratio: 3.0,
-            deeds: 1,
-            memory: Some(memory),
-            ..Attack::default()
+        let good =
+            Round { quiet: honest, beside: honest, deeds: 1, memory: Some(memory), ..Round::default() };
+        let beside = |p99_us| Round { beside: Honest { p99_us, ..honest }, ..good };
+        let report = |rounds: &[Round]| Report {
+            attacks: vec![Attack { kind: "ping-flood", rounds: rounds.to_vec(), ..Attack::default() }],
+            ..Report::default()
         };
-        let report = |attack| Report { attacks: vec![attack], ..Report::default() };
-        let swollen = AttackMemory { rss_peak_bytes: 76 << 20, ..memory };
+        let lossy = Round { beside: Honest { errors: 1, ..honest }, ..good };
+        let swollen = Round { memory: Some(AttackMemory { rss_peak_bytes: 76 << 20, ..memory }), ..good };
         assert_one_each(
-            report(good.clone()),
+            report(&[beside(300), beside(900), good]),
             [
-                (report(Attack { deeds: 0, ..good.clone() }), "did nothing"),
-                (report(Attack { beside: Honest { errors: 1, ..honest }, ..good.clone() }), "1 echoes"),
-                (report(Attack { p99_ratio: 3.01, ..good.clone() }), "ping-flood: honest p99 300 µs, 3.01×"),
-                (report(Attack { memory: Some(swollen), ..good.clone() }), "grew by 71 MB, at most 70 MB"),
+                (report(&[Round { deeds: 0, ..good }]), "did nothing"),
+                (report(&[good, lossy, good]), "1 echoes"),
+                (report(&[beside(301), beside(100), beside(302)]), "ping-flood: honest p99 301 µs, 3.01×"),
+                (report(&[good, swollen, good]), "grew by 71 MB, at most 70 MB"),
             ],
         );
     }

@@ -1,8 +1,8 @@
 //! What clients that come back saw, after a cut or a drain; and honest clients beside attackers. The blocks of report.json
 //! and their lines in the table.
 
-use super::Report;
 use super::table::{count, time};
+use super::{Report, median};
 use crate::arrivals::Arrivals;
 use crate::ring::Returns;
 use serde::Serialize;
@@ -148,66 +148,94 @@ pub(crate) struct Newcomers {
 pub(crate) struct Attack {
     pub(crate) kind: &'static str,
     pub(crate) attackers: u32,
-    /// Echoes of the honest: without attackers, in the window whose p99 is the median of those nearest, and beside them.
+    /// What the attackers do, as the deeds of a round are called.
+    pub(crate) deed: &'static str,
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// The honest without attackers, and then for as long beside them.
+#[derive(Serialize, Clone, Copy, Default)]
+pub(crate) struct Round {
     pub(crate) quiet: Honest,
     pub(crate) beside: Honest,
-    /// p99 of each of these windows, in their order: before the attack, and after it.
-    pub(crate) quiet_p99_us: Vec<u64>,
-    pub(crate) p99_ratio: f64,
     /// What the attackers sent and received, the bytes of their TCP streams.
     pub(crate) wire_bytes: u64,
     /// What they did, and how often the server ended a connection of theirs.
     pub(crate) deeds: u64,
-    pub(crate) deed: &'static str,
     pub(crate) ended_by_server: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<AttackMemory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server_cores: Option<f64>,
-    pub(crate) driver_cores: f64,
 }
 
 impl Attack {
+    /// p99 of the honest beside the attackers over theirs without: the median of the rounds.
+    pub(crate) fn p99_ratio(&self) -> f64 {
+        median(self.p99_ratios())
+    }
+
+    fn p99_ratios(&self) -> impl Iterator<Item = f64> {
+        self.rounds.iter().map(|round| round.beside.p99_us as f64 / round.quiet.p99_us.max(1) as f64)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.rounds.iter().map(|round| round.beside.errors + round.quiet.errors).sum()
+    }
+
+    pub(crate) fn deeds(&self) -> u64 {
+        self.rounds.iter().map(|round| round.deeds).sum()
+    }
+
+    /// Of the round in which the server took the most beyond what it may, or was nearest to that.
+    pub(crate) fn memory(&self) -> Option<AttackMemory> {
+        let memories = self.rounds.iter().filter_map(|round| round.memory);
+        memories.max_by_key(|memory| i128::from(memory.growth_bytes()) - i128::from(memory.growth_max_bytes))
+    }
+
+    /// The median of the rounds.
+    pub(crate) fn typical(&self, figure: impl Fn(&Round) -> f64) -> f64 {
+        median(self.rounds.iter().map(figure))
+    }
+
     fn rows(&self, row: &mut impl FnMut(&str, String, String)) {
-        let (quiet, beside) = (&self.quiet, &self.beside);
-        let windows: Vec<String> = self.quiet_p99_us.iter().map(|us| time(*us)).collect();
+        let of = |window: fn(&Round) -> Honest, figure: fn(Honest) -> u64| {
+            time(self.typical(|round| figure(window(round)) as f64) as u64)
+        };
+        let quiet: fn(&Round) -> Honest = |round| round.quiet;
+        let beside: fn(&Round) -> Honest = |round| round.beside;
+        let ratios: Vec<String> = self.p99_ratios().map(|ratio| format!("{ratio:.2}")).collect();
         let ratio = format!(
             "{:.2}× quiet {}, median of {}; p50 {} ({}), p99.9 {} ({}), {} errors",
-            self.p99_ratio,
-            time(quiet.p99_us),
-            windows.join(", "),
-            time(beside.p50_us),
-            time(quiet.p50_us),
-            time(beside.p999_us),
-            time(quiet.p999_us),
-            beside.errors + quiet.errors
+            self.p99_ratio(),
+            of(quiet, |window| window.p99_us),
+            ratios.join(", "),
+            of(beside, |window| window.p50_us),
+            of(quiet, |window| window.p50_us),
+            of(beside, |window| window.p999_us),
+            of(quiet, |window| window.p999_us),
+            self.errors()
         );
-        row(&format!("{}: honest p99", self.kind), time(beside.p99_us), ratio);
-        let waited = |honest: &Honest| {
-            let server = honest.server_wait_us.map_or(String::new(), |us| format!(", server {us:.0} µs"));
-            format!("driver {:.0} µs{server}", honest.driver_wait_us)
+        row(&format!("{}: honest p99", self.kind), of(beside, |window| window.p99_us), ratio);
+        let waited = |window: fn(&Round) -> Honest| {
+            let driver = self.typical(|round| window(round).driver_wait_us);
+            let server = self.typical(|round| window(round).server_wait_us.unwrap_or(0.0));
+            format!("driver {driver:.0} µs, server {server:.0} µs")
         };
         row("  waited for a core", waited(beside), format!("each time it woke; {} quiet", waited(quiet)));
-        let cores = self.server_cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
         let ended = format!(
-            "{} MB on the wire, {} ended by the server{cores}",
-            self.wire_bytes >> 20,
-            count(self.ended_by_server)
+            "{} MB on the wire, {} ended by the server, server {:.2} cores",
+            self.rounds.iter().map(|round| round.wire_bytes).sum::<u64>() >> 20,
+            count(self.rounds.iter().map(|round| round.ended_by_server).sum()),
+            self.typical(|round| round.server_cores.unwrap_or(0.0))
         );
-        row(&format!("  {}", self.deed), count(self.deeds), ended);
-        if let Some(memory) = &self.memory {
+        row(&format!("  {}", self.deed), count(self.deeds()), ended);
+        if let Some(memory) = self.memory() {
             let grown = [memory.growth_bytes(), memory.tcp_buffer_growth_bytes()];
             let [rss, buffers] = grown.map(|bytes| bytes >> 20);
             row("  server RSS / TCP buffers grew", format!("{rss} / {buffers} MB"), memory.remark());
         }
     }
-}
-
-/// The window without attackers that others are compared with: the one whose p99 is the median. At least one is given.
-pub(crate) fn median(quiet: &[Honest]) -> Honest {
-    let mut windows = quiet.to_vec();
-    windows.sort_by_key(|window| window.p99_us);
-    windows[windows.len() / 2]
 }
 
 /// Echoes at a fixed rate, each latency from when its message was due.
@@ -319,28 +347,24 @@ mod tests {
     #[test]
     fn an_attack_is_told_beside_its_quiet_and_what_it_cost() {
         let window = |p99_us| Honest { p99_us, driver_wait_us: 3.0, ..Honest::default() };
-        let quiet = [window(400), window(90), window(100)];
-        let memory = AttackMemory {
+        let memory = |peak_mb: u64| AttackMemory {
             rss_before_bytes: 5 << 20,
-            rss_peak_bytes: 63 << 20,
+            rss_peak_bytes: peak_mb << 20,
             rss_after_bytes: 6 << 20,
             growth_max_bytes: 70 << 20,
             tcp_buffer_before_bytes: 1 << 20,
             tcp_buffer_peak_bytes: 301 << 20,
         };
-        let attack = Attack {
-            kind: "never-read",
-            quiet: median(&quiet),
-            beside: window(250),
-            quiet_p99_us: quiet.map(|window| window.p99_us).to_vec(),
-            p99_ratio: 2.5,
-            memory: Some(memory),
-            ..Attack::default()
-        };
-        assert_eq!(attack.quiet.p99_us, 100);
+        let rounds = [(400, 400, 60), (90, 250, 63), (100, 250, 9)].map(|(quiet, beside, peak_mb)| Round {
+            quiet: window(quiet),
+            beside: window(beside),
+            memory: Some(memory(peak_mb)),
+            ..Round::default()
+        });
+        let attack = Attack { kind: "never-read", rounds: rounds.to_vec(), ..Attack::default() };
         let text = table::text(&Report { attacks: vec![attack], ..Report::default() });
         for words in [
-            "2.50× quiet 100 µs, median of 400 µs, 90 µs, 100 µs",
+            "2.50× quiet 100 µs, median of 1.00, 2.78, 2.50",
             "driver 3 µs",
             "58 / 300 MB",
             "at most 70 MB",

@@ -278,6 +278,17 @@ pub(crate) fn quantiles(latency_us: &Histogram<u32>) -> Vec<Quantile> {
         .collect()
 }
 
+/// The middle of some figures; zero of none.
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    match figures.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => figures[odd / 2],
+        even => (figures[even / 2 - 1] + figures[even / 2]) / 2.0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

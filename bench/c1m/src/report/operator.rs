@@ -1,7 +1,7 @@
 //! The blocks of the rows that look at the admin listener.
 
-use super::Report;
 use super::table::{count, time};
+use super::{Report, median};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -65,14 +65,7 @@ pub(crate) struct Flood {
 impl Flood {
     /// Own listener over elsewhere: the median of the rounds, each compared with its neighbour.
     pub(crate) fn ratio(&self) -> f64 {
-        let mut ratios: Vec<f64> =
-            self.rounds.iter().map(|(elsewhere, own)| *own as f64 / (*elsewhere).max(1) as f64).collect();
-        ratios.sort_by(f64::total_cmp);
-        match ratios.len() {
-            0 => 0.0,
-            odd if odd % 2 == 1 => ratios[odd / 2],
-            even => (ratios[even / 2 - 1] + ratios[even / 2]) / 2.0,
-        }
+        median(self.rounds.iter().map(|(elsewhere, own)| *own as f64 / (*elsewhere).max(1) as f64))
     }
 
     /// What the server's memory rose by.
@@ -97,15 +90,13 @@ pub(crate) fn rows(report: &Report, row: &mut impl FnMut(&str, String, String)) 
         }
     }
     if let Some(flood) = &report.flood {
-        let median = |side: fn(&(u64, u64)) -> u64| {
-            let mut values: Vec<u64> = flood.rounds.iter().map(side).collect();
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or(0)
+        let of = |side: fn(&(u64, u64)) -> u64| {
+            time(median(flood.rounds.iter().map(|round| side(round) as f64)) as u64)
         };
         let rest = format!(
             "echo p99 {} beside a flood of the admin listener, {} of another process's, {} alone; median of {} rounds",
-            time(median(|round| round.1)),
-            time(median(|round| round.0)),
+            of(|round| round.1),
+            of(|round| round.0),
             time(flood.quiet_p99_us),
             flood.rounds.len()
         );

@@ -6,12 +6,10 @@ use crate::attackers::Attackers;
 use crate::cli::AttackKind;
 use crate::fleet::Fleet;
 use crate::observe::cpu::Waits;
-use crate::observe::memory::{Memory, rss_bytes};
-use crate::report::guard::{Attack, AttackMemory, Honest, median};
+use crate::observe::memory::{rss_bytes_roughly, tcp_buffer_bytes};
+use crate::report::guard::{Attack, AttackMemory, Honest, Round};
 use std::time::{Duration, Instant};
 
-/// Windows without attackers before the first attack. Each attack is compared with as many before it and the one after it.
-const QUIET_BEFORE: usize = 2;
 /// What the server may hold beside twice the attackers' bytes.
 const GROWTH_BESIDE_BYTES: u64 = 64 << 20;
 /// Attackers alone, so that the honest are measured when the attack is in full.
@@ -20,107 +18,94 @@ const GATHER: Duration = Duration::from_secs(2);
 const RECOVER: Duration = Duration::from_secs(5);
 const MEMORY_EVERY: Duration = Duration::from_millis(250);
 
-/// Most seen of the server's resident memory and of socket buffers.
-#[derive(Default)]
-struct Peak {
-    rss_bytes: u64,
-    tcp_buffer_bytes: u64,
+/// What the server holds, and at most. Read as cheaply as it goes, and beside the quiet too: a look at each slab cache takes the
+/// driver's core for milliseconds, which would be the echoes' worst.
+struct Held {
+    rss_before_bytes: u64,
+    rss_peak_bytes: u64,
+    tcp_buffer_before_bytes: u64,
+    tcp_buffer_peak_bytes: u64,
     looked: Option<Instant>,
 }
 
-impl Peak {
+impl Held {
+    fn by(pid: Option<u32>) -> Held {
+        let [rss_bytes, tcp_buffer_bytes] = [pid.map_or(0, rss_bytes_roughly), tcp_buffer_bytes()];
+        Held {
+            rss_before_bytes: rss_bytes,
+            rss_peak_bytes: rss_bytes,
+            tcp_buffer_before_bytes: tcp_buffer_bytes,
+            tcp_buffer_peak_bytes: tcp_buffer_bytes,
+            looked: None,
+        }
+    }
+
     fn look(&mut self, pid: Option<u32>) {
         if self.looked.is_some_and(|at| at.elapsed() < MEMORY_EVERY) {
             return;
         }
         self.looked = Some(Instant::now());
-        let now = Memory::now(pid);
-        self.rss_bytes = self.rss_bytes.max(now.server_rss_bytes.unwrap_or(0));
-        self.tcp_buffer_bytes = self.tcp_buffer_bytes.max(now.tcp_buffer_bytes);
+        self.rss_peak_bytes = self.rss_peak_bytes.max(pid.map_or(0, rss_bytes_roughly));
+        self.tcp_buffer_peak_bytes = self.tcp_buffer_peak_bytes.max(tcp_buffer_bytes());
     }
 
-    /// With what was there before and is now, where the server is here.
-    fn around(&self, before: &Memory, pid: Option<u32>, growth_max_bytes: u64) -> Option<AttackMemory> {
-        let (pid, rss_before_bytes) = pid.zip(before.server_rss_bytes)?;
+    /// With what there is now, where the server is here.
+    fn told(&self, pid: Option<u32>, growth_max_bytes: u64) -> Option<AttackMemory> {
         Some(AttackMemory {
-            rss_before_bytes,
-            rss_peak_bytes: self.rss_bytes,
-            rss_after_bytes: rss_bytes(pid),
+            rss_before_bytes: self.rss_before_bytes,
+            rss_peak_bytes: self.rss_peak_bytes,
+            rss_after_bytes: rss_bytes_roughly(pid?),
             growth_max_bytes,
-            tcp_buffer_before_bytes: before.tcp_buffer_bytes,
-            tcp_buffer_peak_bytes: self.tcp_buffer_bytes,
+            tcp_buffer_before_bytes: self.tcp_buffer_before_bytes,
+            tcp_buffer_peak_bytes: self.tcp_buffer_peak_bytes,
         })
     }
 }
 
 impl Run {
-    /// Attacks one after another, each between windows in which the honest are alone: what an attack is compared with was
-    /// seen shortly before and after it.
-    pub(crate) fn attacks(&mut self, kinds: &[AttackKind], attackers: u32, per_second: f64) {
-        let mut quiet = Vec::new();
-        for _ in 0..QUIET_BEFORE {
+    /// Attackers of one kind beside `per_second` honest echoes, after as long without them; so many rounds.
+    pub(crate) fn attack(&mut self, kind: AttackKind, attackers: u32, rounds: u32, per_second: f64) {
+        let mut attack = Attack { kind: name_of(kind), attackers, deed: deed_of(kind), ..Attack::default() };
+        for _ in 0..rounds {
             if self.over() {
-                return;
+                break;
             }
-            quiet.push(self.alone(per_second));
-        }
-        for kind in kinds {
-            if self.over() {
-                return;
-            }
-            let attack = self.attack(*kind, attackers, per_second, &mut quiet);
+            let round = self.round(kind, attackers, per_second);
             if self.fleet.interrupted() {
-                return; // windows were cut short
+                break; // its windows were cut short
             }
-            match attack {
-                Ok(attack) => self.report.attacks.push(attack),
-                Err(why) => self.fail(format!("{}: {why}", name_of(*kind))),
+            match round {
+                Ok(round) => attack.rounds.push(round),
+                Err(why) => return self.fail(format!("{}: {why}", name_of(kind))),
             }
+        }
+        if !attack.rounds.is_empty() {
+            self.report.attacks.push(attack);
         }
     }
 
-    fn alone(&mut self, per_second: f64) -> Honest {
-        self.honest("alone", per_second, &mut |_| {})
-    }
-
-    /// One kind of attack: `per_second` honest echoes beside the attackers, and then alone, which is added to `quiet`.
-    fn attack(
-        &mut self,
-        kind: AttackKind,
-        attackers: u32,
-        per_second: f64,
-        quiet: &mut Vec<Honest>,
-    ) -> Result<Attack, String> {
+    fn round(&mut self, kind: AttackKind, attackers: u32, per_second: f64) -> Result<Round, String> {
         let pid = self.pid();
-        let memory_before = Memory::now(pid);
+        let mut held = Held::by(pid);
+        let quiet = self.honest("alone", per_second, &mut |pid| held.look(pid));
+        let mut held = Held::by(pid);
         let spent_before = self.spent();
         let started = Instant::now();
-        let hostile = Attackers::start(kind, attackers, &self.target, &self.driver_cores)?;
-        let mut peak = Peak::default();
-        self.fleet.hold(GATHER, |_| peak.look(pid));
-        let beside = self.honest(name_of(kind), per_second, &mut |pid| peak.look(pid));
+        let hostile = Attackers::start(kind, attackers, &self.target, &self.cores.driver)?;
+        self.fleet.hold(GATHER, |_| held.look(pid));
+        let beside = self.honest(name_of(kind), per_second, &mut |pid| held.look(pid));
         let spent = self.since(&spent_before);
         let wall = started.elapsed().as_secs_f64();
         let ledger = hostile.end();
         self.fleet.hold(RECOVER.min(4 * self.options.load), |_| {});
-        let memory = peak.around(&memory_before, pid, 2 * ledger.wire_bytes() + GROWTH_BESIDE_BYTES);
-        quiet.push(self.alone(per_second));
-        let near = &quiet[quiet.len().saturating_sub(QUIET_BEFORE + 1)..];
-        let quiet = median(near);
-        Ok(Attack {
-            kind: name_of(kind),
-            attackers,
+        Ok(Round {
             quiet,
             beside,
-            quiet_p99_us: near.iter().map(|window| window.p99_us).collect(),
-            p99_ratio: beside.p99_us as f64 / quiet.p99_us.max(1) as f64,
             wire_bytes: ledger.wire_bytes(),
             deeds: ledger.deeds(),
-            deed: deed_of(kind),
             ended_by_server: ledger.ended_by_server(),
-            memory,
+            memory: held.told(pid, 2 * ledger.wire_bytes() + GROWTH_BESIDE_BYTES),
             server_cores: spent.server.map(|cpu| cpu.as_secs_f64() / wall),
-            driver_cores: spent.driver.as_secs_f64() / wall,
         })
     }
 

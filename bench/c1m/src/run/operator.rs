@@ -77,7 +77,7 @@ impl Run {
         connections: u32,
         per_second: f64,
     ) -> (BesideFlood, Option<u64>) {
-        let flood = Flood::start(to, connections, &self.driver_cores);
+        let flood = Flood::start(to, connections, &self.cores.driver);
         self.fleet.hold(GATHER, |_| {});
         let (pid, mut peak_bytes) = (self.pid(), None);
         let honest = self.honest("beside a flood", per_second, &mut |_| {
