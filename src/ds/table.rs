@@ -122,8 +122,8 @@ impl<K: Hash + Eq, V> Table<K, V> {
         let mut moved = 0;
         let sparse = self.parts.iter_mut().filter(|part| part.len() < part.capacity() / SPARSE);
         for part in sparse {
+            moved += part.len() + part.capacity() / 512; // to free memory takes time too
             part.shrink_to(part.len() * 2);
-            moved += part.len();
             if moved >= MOVED_AT_ONCE {
                 return;
             }

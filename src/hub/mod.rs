@@ -47,7 +47,7 @@ pub use namespace::{Namespaces, PatternError, Publishers, Settings, SlowConsumer
 pub use stats::{Board, Counters, Figures};
 pub(crate) use wire::{connection_id, direct_from_server, epoch, history_items, parse_connection_id};
 
-use crate::ds::{Bucket, Rate};
+use crate::ds::{Bucket, Rate, Table};
 use crate::handler::{ConnId, Decision, Handler, Message, Origin, Outbox, Request, Work};
 use crate::proto::close::CloseReason;
 use crate::proto::event;
@@ -61,7 +61,6 @@ use local::{Item, Locals};
 use outgoing::Outgoing;
 use session::Sessions;
 use stats::now_us;
-use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::Arc;
 use token::Keys;
@@ -134,7 +133,7 @@ pub struct Hub<K: Hooks = Open> {
     barred: Barred,
     guards: Guards,
     /// Handshakes that wait for the application or for an address's home core.
-    newcomers: HashMap<ConnId, Newcomer>,
+    newcomers: Table<ConnId, Newcomer>,
     /// Connections that were given a large answer, until it has left.
     outgoing: Outgoing,
     /// This core's share of the newcomers, once the number of cores is known.
@@ -161,7 +160,7 @@ impl<K: Hooks> Hub<K> {
             addresses: Addresses::default(),
             barred: Barred::default(),
             guards: Guards::default(),
-            newcomers: HashMap::new(),
+            newcomers: Table::default(),
             outgoing: Outgoing::default(),
             accepts_rate: None,
             accepts: Bucket::FULL,

@@ -31,7 +31,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// Input is received only to be gone.
+    /// Input is received only to be gone. While a Close is awaited it is not: that comes with the input.
     pub fn ignores_input(self) -> bool {
         matches!(self, Phase::Finishing | Phase::Refusing | Phase::Lingering)
     }

@@ -38,7 +38,7 @@ pub use stats::{Counters, HANDSHAKE_STATUSES, Totals};
 
 use crate::budget::{CoreBudget, OPENED_TICK_BYTES};
 use crate::buf::{Pool, SendQueue};
-use crate::ds::{Slab, Wheel};
+use crate::ds::{Slab, Table, Wheel};
 use crate::handler::{Action, Handler, Outbox, Work};
 use crate::proto::message::Limits;
 use crate::sys::{Completion, ConnId, Io, RingError};
@@ -49,7 +49,6 @@ use ping::Ping;
 use readable::Readable;
 use request::PartialHead;
 use stats::Busy;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
@@ -146,7 +145,7 @@ pub struct Reactor<I: Io, H: Handler> {
     /// Connections that go on once this turn's output is sent.
     finishing: Vec<ConnId>,
     /// Request heads that did not come whole, and requests not yet decided, by slot.
-    heads: HashMap<u32, PartialHead>,
+    heads: Table<u32, PartialHead>,
     mailbox: Mailbox<H::Mail>,
     /// The rings from the other cores; those to them are in the outbox.
     incoming: Incoming<H::Mail>,
@@ -207,7 +206,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             readable: Readable::new(),
             dirty: Vec::new(),
             finishing: Vec::new(),
-            heads: HashMap::new(),
+            heads: Table::default(),
             ping: Ping::default(),
             untimed: 0,
             woke_us: io.now_us(),
@@ -266,7 +265,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.dispatch(completion);
         }
         self.readable.end_turn(self.io.now_us().saturating_sub(self.woke_us));
-        if backlog < COMPLETIONS_OF_A_BACKLOG && self.readable.is_empty() {
+        if backlog < COMPLETIONS_OF_A_BACKLOG && self.readable.is_heard() {
             self.caught_up_tick = self.now_tick;
         }
         self.finish_sent();

@@ -39,7 +39,7 @@ pub(super) struct Readable {
     ignored: VecDeque<ConnId>,
     /// How many of each this turn still receives from, in that order.
     turn: [usize; 3],
-    /// Receives of this turn.
+    /// Given out in this turn: about as many as there are receives.
     receives: u64,
     quantum_bytes: usize,
 }
@@ -57,7 +57,12 @@ impl Readable {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.quiet.is_empty() && self.busy.is_empty() && self.ignored.is_empty()
+        self.is_heard() && self.ignored.is_empty()
+    }
+
+    /// Nobody waits whose input matters.
+    pub fn is_heard(&self) -> bool {
+        self.quiet.is_empty() && self.busy.is_empty()
     }
 
     #[cfg(test)]
@@ -70,12 +75,12 @@ impl Readable {
         self.quiet.push_back(id);
     }
 
-    /// One of whom more is there than was taken, or may be.
+    /// One of whom more is there than was taken.
     pub fn push_busy(&mut self, id: ConnId) {
         self.busy.push_back(id);
     }
 
-    /// One that goes on after its connection has ended; gives the one that has done so for longest, where there are too many.
+    /// One that goes on after its connection has ended; gives the one that has waited for longest, where there are too many.
     pub fn push_ignored(&mut self, id: ConnId) -> Option<ConnId> {
         self.ignored.push_back(id);
         if self.ignored.len() > IGNORED_MAX { self.ignored.pop_front() } else { None }
@@ -100,15 +105,15 @@ impl Readable {
                 && let Some(id) = ids.pop_front()
             {
                 *left -= 1;
+                self.receives += 1;
                 return Some(id);
             }
         }
         None
     }
 
-    /// It is received from, at most so many bytes into a buffer.
-    pub fn quantum_bytes(&mut self) -> usize {
-        self.receives += 1;
+    /// The most bytes that one receive of this turn brings into a buffer.
+    pub fn quantum_bytes(&self) -> usize {
         self.quantum_bytes
     }
 
@@ -120,9 +125,10 @@ impl Readable {
     /// The turn's input has been handled, in this time.
     pub fn end_turn(&mut self, handled_us: u64) {
         let receives = std::mem::take(&mut self.receives);
-        if handled_us > TURN_US_MAX.max(receives * RECEIVE_US_MAX) {
+        let most_us = TURN_US_MAX.max(receives * RECEIVE_US_MAX);
+        if receives > 0 && handled_us > most_us {
             self.quantum_bytes = (self.quantum_bytes / 2).max(QUANTUM_BYTES_MIN);
-        } else if handled_us < TURN_US_MAX / 2 {
+        } else if handled_us < most_us / 2 {
             self.quantum_bytes = (self.quantum_bytes + QUANTUM_STEP_BYTES).min(BUFFER_BYTES);
         }
     }
@@ -185,12 +191,14 @@ mod tests {
     /// Quanta of turns in which ten connections send without end, whose bytes take this long to handle.
     fn quanta(us_per_kib: usize) -> Vec<usize> {
         let mut readable = Readable::new();
-        let turn = |_| {
-            let bytes = (0..10).map(|_| readable.quantum_bytes()).last().unwrap();
+        let quantum = |_| {
+            (0..10).for_each(|slot| readable.push_busy(id(slot)));
+            assert_eq!(turn(&mut readable, 64).len(), 10);
+            let bytes = readable.quantum_bytes();
             readable.end_turn((10 * bytes * us_per_kib / 1024) as u64);
             bytes
         };
-        (0..1_000).map(turn).collect()
+        (0..1_000).map(quantum).collect()
     }
 
     #[test]
@@ -207,9 +215,8 @@ mod tests {
     #[test]
     fn what_is_cheap_is_taken_whole() {
         let mut readable = Readable::new();
-        for _ in 0..64 {
-            readable.quantum_bytes();
-        }
+        (0..64).for_each(|slot| readable.push_quiet(id(slot)));
+        assert_eq!(turn(&mut readable, 64).len(), 64);
         readable.end_turn(640); // 64 messages of 16 KiB
         assert_eq!(readable.quantum_bytes(), BUFFER_BYTES);
     }
@@ -217,12 +224,20 @@ mod tests {
     #[test]
     fn after_a_burst_it_grows_by_steps() {
         let mut readable = Readable::new();
+        readable.end_turn(10_000); // without a receive it was something else that took long
+        assert_eq!(readable.quantum_bytes(), BUFFER_BYTES);
+        readable.push_quiet(id(0));
+        assert_eq!(turn(&mut readable, 64), [0]);
         readable.end_turn(10_000);
         let after = readable.quantum_bytes();
         assert_eq!(after, BUFFER_BYTES / 2);
         readable.end_turn(3);
         assert_eq!(readable.quantum_bytes(), after + QUANTUM_STEP_BYTES);
-        (0..1_000).for_each(|_| readable.end_turn(3));
+        for _ in 0..1_000 {
+            (0..64).for_each(|slot| readable.push_quiet(id(slot)));
+            assert_eq!(turn(&mut readable, 64).len(), 64);
+            readable.end_turn(100); // little for so many
+        }
         assert_eq!(readable.quantum_bytes(), BUFFER_BYTES);
     }
 }

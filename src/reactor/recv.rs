@@ -89,8 +89,12 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    fn receive_again(&mut self, id: ConnId, is_ignored: bool) {
-        if !is_ignored {
+    /// More is there than was taken.
+    pub(super) fn mark_unread(&mut self, id: ConnId) {
+        if !self.newly_readable(id) {
+            return;
+        }
+        if !self.conn(id).is_some_and(|conn| conn.phase.ignores_input()) {
             return self.readable.push_busy(id);
         }
         if let Some(ousted) = self.readable.push_ignored(id) {
@@ -118,7 +122,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         conn.clear(flag::HELD);
         if conn.has(flag::PAUSED) {
             conn.clear(flag::PAUSED);
-            self.mark_readable(id); // if it is still clogged, it is found out there
+            self.mark_unread(id); // if it is still clogged, it is found out there
         }
         self.restart_deadlines(id);
     }
@@ -178,9 +182,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
                 self.counters.bytes_received.add(received as u64);
                 self.answering = self.options.pinged_tick(conn).map(|tick| (id, tick));
                 self.options.heard(conn);
-                let ignores = conn.phase.ignores_input();
-                if (nonempty || conn.has(flag::HUNG_UP)) && self.newly_readable(id) {
-                    self.receive_again(id, nonempty && ignores);
+                let has_hung_up = conn.has(flag::HUNG_UP);
+                if nonempty {
+                    self.mark_unread(id);
+                } else if has_hung_up {
+                    self.mark_readable(id); // only its end is left
                 }
                 self.handle_bytes(id, owner, received as usize);
             }

@@ -246,7 +246,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     pub(super) fn handle_handshake_timeout(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let undecided = conn.phase == Phase::Deciding;
-        if conn.has(flag::PREAMBLE) || !self.heads.contains_key(&id.slot) {
+        if conn.has(flag::PREAMBLE) || self.heads.get(&id.slot).is_none() {
             return self.begin_release(id, CloseReason::HandshakeTimeout);
         }
         self.abandon(id);

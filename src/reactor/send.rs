@@ -185,7 +185,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         if resumed {
             self.restart_deadlines(id);
-            self.mark_readable(id);
+            self.mark_unread(id);
         }
         let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
         if !conn.has(flag::DIRTY) {

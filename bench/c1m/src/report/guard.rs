@@ -217,17 +217,23 @@ impl Attack {
             self.errors()
         );
         row(&format!("{}: honest p99", self.kind), of(beside, |window| window.p99_us), ratio);
+        // Of a server elsewhere nothing is known.
+        let of_server = |figure: &dyn Fn(&Round) -> Option<f64>, words: &dyn Fn(f64) -> String| {
+            let figures: Option<Vec<f64>> = self.rounds.iter().map(figure).collect();
+            figures
+                .map_or(String::new(), |figures| format!(", server {}", words(median(figures.into_iter()))))
+        };
         let waited = |window: fn(&Round) -> Honest| {
             let driver = self.typical(|round| window(round).driver_wait_us);
-            let server = self.typical(|round| window(round).server_wait_us.unwrap_or(0.0));
-            format!("driver {driver:.0} µs, server {server:.0} µs")
+            let server = of_server(&|round| window(round).server_wait_us, &|us| format!("{us:.0} µs"));
+            format!("driver {driver:.0} µs{server}")
         };
         row("  waited for a core", waited(beside), format!("each time it woke; {} quiet", waited(quiet)));
         let ended = format!(
-            "{} MB on the wire, {} ended by the server, server {:.2} cores",
+            "{} MB on the wire, {} ended by the server{}",
             self.rounds.iter().map(|round| round.wire_bytes).sum::<u64>() >> 20,
             count(self.rounds.iter().map(|round| round.ended_by_server).sum()),
-            self.typical(|round| round.server_cores.unwrap_or(0.0))
+            of_server(&|round| round.server_cores, &|cores| format!("{cores:.2} cores"))
         );
         row(&format!("  {}", self.deed), count(self.deeds()), ended);
         if let Some(memory) = self.memory() {

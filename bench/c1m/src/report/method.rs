@@ -39,10 +39,12 @@ const METHOD: [(&str, &str); 15] = [
     (
         "attacks",
         "Honest clients echo in an open loop, each latency from when its message was due, in windows of the same length: \
-         alone and beside the attackers in turns. The ratio is the median of the rounds, pair by pair. The attackers are threads on the driver's cores that run when nothing else there wants to \
-         (SCHED_IDLE), so that what the honest clients lose they lose at the server; a system call of an attacker is \
-         not interrupted, which still costs them some. Wire bytes are those of the attackers' TCP streams, both ways. Resident memory from \
-         smaps_rollup, kernel buffers of all TCP sockets from sockstat, their peaks four times a second.",
+         alone and beside the attackers in turns. The ratio is the median of the rounds, pair by pair. The attackers are \
+         threads on the driver's cores that run when nothing else there wants to (SCHED_IDLE), so that what the honest \
+         clients lose they lose at the server; a system call of an attacker is not interrupted, which still costs them \
+         some. Wire bytes are those of the attackers' TCP streams, both ways, in one round. Resident memory as the kernel's \
+         counters have it, over what it was before the first round, kernel buffers of all TCP sockets from sockstat, their \
+         peaks four times a second.",
     ),
     (
         "watch",

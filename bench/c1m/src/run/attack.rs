@@ -20,6 +20,7 @@ const MEMORY_EVERY: Duration = Duration::from_millis(250);
 
 /// What the server holds, and at most. Read as cheaply as it goes, and beside the quiet too: a look at each slab cache takes the
 /// driver's core for milliseconds, which would be the echoes' worst.
+#[derive(Clone, Copy)]
 struct Held {
     rss_before_bytes: u64,
     rss_peak_bytes: u64,
@@ -66,17 +67,21 @@ impl Run {
     /// Attackers of one kind beside `per_second` honest echoes, after as long without them; so many rounds.
     pub(crate) fn attack(&mut self, kind: AttackKind, attackers: u32, rounds: u32, per_second: f64) {
         let mut attack = Attack { kind: name_of(kind), attackers, deed: deed_of(kind), ..Attack::default() };
+        let before = Held::by(self.pid());
         for _ in 0..rounds {
             if self.over() {
                 break;
             }
-            let round = self.round(kind, attackers, per_second);
+            let round = self.round(kind, attackers, per_second, before);
             if self.fleet.interrupted() {
                 break; // its windows were cut short
             }
             match round {
                 Ok(round) => attack.rounds.push(round),
-                Err(why) => return self.fail(format!("{}: {why}", name_of(kind))),
+                Err(why) => {
+                    self.fail(format!("{}: {why}", name_of(kind)));
+                    break;
+                }
             }
         }
         if !attack.rounds.is_empty() {
@@ -84,11 +89,17 @@ impl Run {
         }
     }
 
-    fn round(&mut self, kind: AttackKind, attackers: u32, per_second: f64) -> Result<Round, String> {
+    fn round(
+        &mut self,
+        kind: AttackKind,
+        attackers: u32,
+        per_second: f64,
+        before: Held,
+    ) -> Result<Round, String> {
         let pid = self.pid();
-        let mut held = Held::by(pid);
+        let mut held = before;
         let quiet = self.honest("alone", per_second, &mut |pid| held.look(pid));
-        let mut held = Held::by(pid);
+        let mut held = before;
         let spent_before = self.spent();
         let started = Instant::now();
         let hostile = Attackers::start(kind, attackers, &self.target, &self.cores.driver)?;
