@@ -14,6 +14,7 @@ use super::history::{Entry, History};
 use super::link::Links;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Position, Subscribed, TopicFacts};
 use super::name::Name;
+use super::namespace::Settings;
 use super::presence::{News, Presence, Telling};
 use super::stats::now_us;
 use super::wire;
@@ -247,10 +248,8 @@ impl Homes {
             }
         }
         let Ask::Subscribe { user, since, .. } = &call.ask else { return };
-        let settings = self.options.namespaces.numbered(topic.settings);
-        let before = topic.history.bytes();
-        topic.history.trim(self.now_ms, settings);
-        self.kept_bytes -= before - topic.history.bytes();
+        self.trim(number);
+        let topic = &self.topics[number as usize];
         let missed = since.and_then(|since| missed(topic, since, self.options.replay_bytes_max));
         let answer = Subscribed {
             last,
@@ -325,11 +324,7 @@ impl Homes {
         topic.used_ms = self.now_ms;
         let entry = Entry::new(frame, self.now_ms, now_us(), except);
         self.deliver(number, offset, &entry, links, out);
-        let topic = &mut self.topics[number as usize];
-        let before = topic.history.bytes();
-        topic.history.push(entry, self.options.namespaces.numbered(topic.settings));
-        self.kept_bytes = self.kept_bytes + topic.history.bytes() - before;
-        self.note_kept(number);
+        self.change_history(number, |history, settings| history.push(entry, settings));
         self.keep_within_bytes();
         offset
     }
@@ -404,10 +399,8 @@ impl Homes {
     }
 
     fn history(&mut self, number: u32, limit: usize, since: Option<u64>) -> Answer {
-        let topic = &mut self.topics[number as usize];
-        let before = topic.history.bytes();
-        topic.history.trim(self.now_ms, self.options.namespaces.numbered(topic.settings));
-        self.kept_bytes -= before - topic.history.bytes();
+        self.trim(number);
+        let topic = &self.topics[number as usize];
         let (first, last) = (topic.history.first(), topic.last());
         let mut room = self.options.replay_bytes_max;
         let mut take = |offset| {
@@ -485,11 +478,8 @@ impl Homes {
                 self.kept_looked_at = 0;
             }
             let number = self.kept[self.kept_looked_at];
-            let topic = &mut self.topics[number as usize];
-            let before = topic.history.bytes();
-            topic.history.trim(self.now_ms, self.options.namespaces.numbered(topic.settings));
-            self.kept_bytes -= before - topic.history.bytes();
-            if topic.history.is_empty() { self.forget_kept(number) } else { self.kept_looked_at += 1 }
+            self.trim(number);
+            self.kept_looked_at += usize::from(self.is_kept(number));
         }
     }
 
@@ -500,20 +490,32 @@ impl Homes {
                 self.kept_looked_at = 0;
             }
             let Some(number) = self.kept.get(self.kept_looked_at).copied() else { return };
-            let topic = &mut self.topics[number as usize];
-            let before = topic.history.bytes();
-            topic.history.drop_oldest();
-            self.kept_bytes -= before - topic.history.bytes();
-            if topic.history.is_empty() { self.forget_kept(number) } else { self.kept_looked_at += 1 }
+            self.change_history(number, |history, _| history.drop_oldest());
+            self.kept_looked_at += usize::from(self.is_kept(number));
         }
     }
 
-    fn note_kept(&mut self, number: u32) {
+    fn trim(&mut self, number: u32) {
+        let now_ms = self.now_ms;
+        self.change_history(number, |history, settings| history.trim(now_ms, settings));
+    }
+
+    /// The one way a history changes, so that `kept` and `kept_bytes` always agree with it.
+    fn change_history(&mut self, number: u32, change: impl FnOnce(&mut History, &Settings)) {
         let topic = &mut self.topics[number as usize];
-        if topic.kept_at.is_none() && !topic.history.is_empty() {
+        let before = topic.history.bytes();
+        change(&mut topic.history, self.options.namespaces.numbered(topic.settings));
+        self.kept_bytes = self.kept_bytes + topic.history.bytes() - before;
+        if topic.history.is_empty() {
+            self.forget_kept(number);
+        } else if topic.kept_at.is_none() {
             topic.kept_at = Some(self.kept.len() as u32);
             self.kept.push(number);
         }
+    }
+
+    fn is_kept(&self, number: u32) -> bool {
+        self.topics[number as usize].kept_at.is_some()
     }
 
     fn forget_kept(&mut self, number: u32) {
@@ -522,6 +524,14 @@ impl Homes {
         if let Some(moved) = self.kept.get(at as usize) {
             self.topics[*moved as usize].kept_at = Some(at);
         }
+    }
+
+    /// Removes a topic and what it keeps.
+    fn remove(&mut self, number: u32) {
+        self.forget_kept(number);
+        let topic = self.topics.remove(number as usize);
+        self.kept_bytes -= topic.history.bytes();
+        self.by_name.remove(&topic.name);
     }
 
     /// A topic has no subscribers: it is looked at again when its history has aged.
@@ -541,10 +551,7 @@ impl Homes {
             let Some(number) = self.emptied.pop_front() else { return };
             let topic = &mut self.topics[number as usize];
             if topic.links.is_empty() {
-                self.kept_bytes -= topic.history.bytes();
-                self.forget_kept(number);
-                let topic = self.topics.remove(number as usize);
-                self.by_name.remove(&topic.name);
+                self.remove(number);
             } else {
                 topic.is_watched = false;
             }
@@ -564,8 +571,7 @@ impl Homes {
                 self.emptied.push_back(number);
                 continue;
             }
-            let topic = self.topics.remove(number as usize);
-            self.by_name.remove(&topic.name);
+            self.remove(number);
         }
         self.give_back();
     }
@@ -597,71 +603,4 @@ fn missed(topic: &Topic, since: Position, bytes_max: usize) -> Option<Vec<Payloa
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::lease::Budget;
-    use super::super::limit::Limits;
-    use super::super::token::Keys;
-    use super::*;
-    use crate::hub::Namespaces;
-
-    fn homes() -> Homes {
-        Homes::new(Arc::new(Options {
-            namespaces: Namespaces::default(),
-            topics_per_connection_max: 1,
-            send_queue_bytes_max: 1 << 20,
-            replay_bytes_max: 1 << 20,
-            history_bytes_max: 64 << 20,
-            slow_budget: Budget::new(0),
-            server_id: "n".into(),
-            ping_interval_ms: 0,
-            takes_names: true,
-            keys: Keys::default(),
-            anonymous: false,
-            refuse_in_band: false,
-            limits: Limits::NONE,
-            board: Arc::default(),
-            origins: None,
-            echo: false,
-        }))
-    }
-
-    #[test]
-    fn pages_together_have_every_topic_once() {
-        let mut homes = homes();
-        for number in 0..5_000 {
-            homes.topic(&Name::new(&format!("{}:{number}", ["a", "b"][number % 2])));
-        }
-        let (mut found, mut from, mut pages) = (Vec::new(), Some(0), 0);
-        while let Some(at) = from {
-            let Answer::Topics { topics, next } = homes.page("a:", at) else { panic!("no topics") };
-            assert!(topics.len() <= LOOKED_AT_PER_PAGE);
-            found.extend(topics.into_iter().map(|topic| topic.name.to_string()));
-            (from, pages) = (next, pages + 1);
-        }
-        assert!(pages >= 5, "{pages}");
-        found.sort_unstable();
-        let mut expected: Vec<String> = (0..5_000).step_by(2).map(|number| format!("a:{number}")).collect();
-        expected.sort_unstable();
-        assert_eq!(found, expected);
-        for from in [homes.topics.capacity(), 1 << 20, usize::MAX] {
-            assert!(
-                matches!(homes.page("", from), Answer::Topics { topics, next: None } if topics.is_empty())
-            );
-        }
-    }
-
-    #[test]
-    fn a_flood_of_names_leaves_no_memory_behind() {
-        let mut homes = homes();
-        for number in 0..50_000 {
-            let topic = homes.topic(&Name::new(&number.to_string()));
-            homes.note_empty(topic);
-        }
-        assert_eq!(homes.len(), 50_000);
-        for second in 0..=50_000 / LOOKED_AT_PER_TICK as u64 {
-            homes.on_tick(LINGER_MS + second, &mut Links::default(), &mut Outbox::default());
-        }
-        assert_eq!(homes.len(), 0);
-        assert!(homes.topics.capacity() < 100 && homes.by_name.capacity() < 100);
-    }
-}
+mod tests;
