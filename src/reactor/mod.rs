@@ -165,8 +165,6 @@ pub struct Reactor<I: Io, H: Handler> {
     /// Slots whose timer has fired, empty between turns.
     fired: Vec<u32>,
     now_tick: u32,
-    /// Tick of the last turn that left no input waiting: what a peer is accused of later may be this core's own delay.
-    caught_up_tick: u32,
     /// Tick of the next `on_tick`.
     second_tick: u32,
     accepts_in_flight: u32,
@@ -215,7 +213,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             desk: Desk::new(shared.journal, options.events_per_second),
             fired: Vec::new(),
             now_tick: 0,
-            caught_up_tick: 0,
             second_tick: 0,
             accepts_in_flight: 0,
             accept_pause_tick: 0,
@@ -265,8 +262,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.dispatch(completion);
         }
         self.readable.end_turn(self.io.now_us().saturating_sub(self.woke_us));
-        if backlog < COMPLETIONS_OF_A_BACKLOG && self.readable.is_heard() {
-            self.caught_up_tick = self.now_tick;
+        if backlog < COMPLETIONS_OF_A_BACKLOG {
+            self.readable.mark_tick(self.now_tick);
         }
         self.finish_sent();
         self.take_mail();

@@ -42,6 +42,11 @@ pub(super) struct Readable {
     /// Given out in this turn: about as many as there are receives.
     receives: u64,
     quantum_bytes: usize,
+    /// All that was there to receive at this tick has been received from since.
+    heard_tick: u32,
+    /// The next such tick, and how many of the quiet and of the busy are left of those who waited then.
+    marked_tick: u32,
+    unheard: [usize; 2],
 }
 
 impl Readable {
@@ -53,16 +58,14 @@ impl Readable {
             turn: [0; 3],
             receives: 0,
             quantum_bytes: BUFFER_BYTES,
+            heard_tick: 0,
+            marked_tick: 0,
+            unheard: [0; 2],
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.is_heard() && self.ignored.is_empty()
-    }
-
-    /// Nobody waits whose input matters.
-    pub fn is_heard(&self) -> bool {
-        self.quiet.is_empty() && self.busy.is_empty()
+        self.quiet.is_empty() && self.busy.is_empty() && self.ignored.is_empty()
     }
 
     #[cfg(test)]
@@ -100,12 +103,15 @@ impl Readable {
     /// The next one that this turn receives from.
     pub fn next(&mut self) -> Option<ConnId> {
         let queues = [&mut self.quiet, &mut self.busy, &mut self.ignored];
-        for (left, ids) in self.turn.iter_mut().zip(queues) {
+        for (queue, (left, ids)) in self.turn.iter_mut().zip(queues).enumerate() {
             if *left > 0
                 && let Some(id) = ids.pop_front()
             {
                 *left -= 1;
                 self.receives += 1;
+                if let Some(unheard) = self.unheard.get_mut(queue) {
+                    *unheard = unheard.saturating_sub(1);
+                }
                 return Some(id);
             }
         }
@@ -120,6 +126,24 @@ impl Readable {
     /// There is no buffer for it: it is the first of the next turn.
     pub fn put_back(&mut self, id: ConnId) {
         self.quiet.push_front(id);
+        self.unheard[0] += 1;
+    }
+
+    /// All that the kernel has told of by this tick is in the queues.
+    pub fn mark_tick(&mut self, now_tick: u32) {
+        if self.unheard == [0, 0] {
+            self.heard_tick = self.marked_tick;
+            self.marked_tick = now_tick;
+            self.unheard = [self.quiet.len(), self.busy.len()];
+        }
+        if self.unheard == [0, 0] {
+            self.heard_tick = now_tick;
+        }
+    }
+
+    /// The newest tick of which it is known that all that was there to receive by then has been received from since.
+    pub fn heard_tick(&self) -> u32 {
+        self.heard_tick
     }
 
     /// The turn's input has been handled, in this time.
@@ -186,6 +210,33 @@ mod tests {
         let first = readable.next().unwrap();
         readable.put_back(first);
         assert_eq!(turn(&mut readable, 64), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_tick_is_heard_when_all_who_waited_at_it_were_received_from() {
+        let mut readable = Readable::new();
+        readable.mark_tick(1);
+        assert_eq!(readable.heard_tick(), 1, "nobody waits");
+        (0..3).for_each(|slot| readable.push_quiet(id(slot)));
+        (100..102).for_each(|slot| readable.push_busy(id(slot)));
+        readable.mark_tick(5);
+        assert_eq!(turn(&mut readable, 3), [0, 1, 100]);
+        readable.push_busy(id(100)); // it goes on
+        readable.push_quiet(id(3));
+        readable.mark_tick(6);
+        assert_eq!(readable.heard_tick(), 1);
+        readable.begin_turn(2);
+        let third = readable.next().unwrap();
+        readable.put_back(third);
+        readable.mark_tick(7);
+        assert_eq!(turn(&mut readable, 2), [2, 101]);
+        assert_eq!(readable.heard_tick(), 1);
+        readable.mark_tick(8);
+        assert_eq!(readable.heard_tick(), 5);
+        assert_eq!(turn(&mut readable, 2), [3, 100]);
+        readable.push_busy(id(100));
+        readable.mark_tick(9);
+        assert_eq!(readable.heard_tick(), 8, "one who sends without end delays nobody");
     }
 
     /// Quanta of turns in which ten connections send without end, whose bytes take this long to handle.

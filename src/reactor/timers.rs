@@ -16,6 +16,9 @@ const HEARTBEAT_BATCH_TICKS: u32 = 4;
 /// How long a deadline waits, at most, for a core that is behind with its input.
 const OWN_DELAY_MS_MAX: u64 = 30_000;
 
+/// When such a deadline is looked at again: a core that is behind has enough to do.
+pub(super) const LOOK_AGAIN_MS: u64 = 250;
+
 /// Buffers kept over a quiet second.
 const BUFFERS_KEPT: usize = 16;
 
@@ -150,7 +153,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
 
     /// Whether what was due then may lie unread on this side: a core that is behind accuses nobody, for a while.
     pub(super) fn may_be_our_delay(&self, due_tick: u32) -> bool {
-        self.caught_up_tick < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
+        self.readable.heard_tick() < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
     }
 
     /// Messages before heartbeats: while the handler has more to send at once, a ping is left out, and the next one is
@@ -164,7 +167,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     fn look_again(&mut self, id: ConnId) {
-        self.wheel.arm(&mut self.conns, id.slot, self.now_tick + 1);
+        self.wheel.arm(&mut self.conns, id.slot, self.now_tick + super::ticks(LOOK_AGAIN_MS));
     }
 
     fn handle_open_timer(&mut self, id: ConnId) {

@@ -1,5 +1,6 @@
 //! Deadlines in virtual time: heartbeat, idleness, unfinished messages. The reactor must wake by itself for each.
 
+use super::super::timers::LOOK_AGAIN_MS;
 use super::*;
 use std::collections::HashMap;
 
@@ -367,6 +368,30 @@ fn a_core_that_is_behind_accuses_nobody() {
     rig.settle();
     assert_eq!(rig.closed(CloseReason::HeartbeatTimeout), 0);
     assert_eq!(rig.counters().connections_open.get(), 40);
+    rig.finish();
+}
+
+#[test]
+fn one_who_sends_without_end_delays_no_deadline_of_others() {
+    let mut rig = Rig::new();
+    let (flooder, gone) = (rig.open(), rig.open());
+    let (silent, begun_ms) = (rig.connect(), rig.now_ms());
+    let lived_ms = |rig: &mut Rig, peer: Peer| (rig.peer(peer).gone_us / 1_000).saturating_sub(begun_ms);
+    while !rig.peer(gone).gone {
+        assert!(rig.now_ms() - begun_ms <= 3 * PING_MS, "no end of one who does not answer");
+        if rig.peer(flooder).input.len() < QUEUE_BYTES {
+            rig.kernel().arrive(flooder, &text("more").repeat(10_000));
+        }
+        rig.kernel().now_us += 5_000;
+        rig.turn();
+        rig.take_frames(flooder);
+    }
+    // A deadline that fires in the tick in which it is due is looked at once more.
+    let late_ms = LATE_MS + LOOK_AGAIN_MS;
+    let silence_ms = lived_ms(&mut rig, silent);
+    assert!(silence_ms <= HANDSHAKE_MS + late_ms, "{silence_ms} ms of silence");
+    let unanswered_ms = lived_ms(&mut rig, gone);
+    assert!(unanswered_ms <= 2 * PING_MS + PONG_MS + 2 * late_ms, "{unanswered_ms} ms without an answer");
     rig.finish();
 }
 
