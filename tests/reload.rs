@@ -537,6 +537,18 @@ fn who_takes_the_keys_away_is_told_who_may_connect_then() {
 }
 
 #[test]
+fn who_came_before_there_were_keys_comes_again_with_its_token() {
+    let mut reloading = Reloading::start("first-keys", "");
+    let mut client = reloading.server.open_channels();
+    let told = reloading.reload("[key.one]\nalgorithm = \"HS256\"\nfile = \"secret\"\n");
+    assert!(told.contains("applied=\"key\""), "{told}");
+    let token = reloading.token("ann");
+    let answer = ask(&mut client, &json!({"type": "refresh", "id": 1, "token": token}));
+    assert!(answer["code"] == "unauthorized" && answer.to_string().contains("connect anew"), "{answer}");
+    assert_eq!(with_token(&reloading, &token), 101);
+}
+
+#[test]
 fn topics_that_are_there_get_new_settings_of_their_pattern() {
     const BASE: &str = "[namespace.\"a:*\"]\npublishers = \"anyone\"\n";
     let mut reloading = Reloading::start("topics", BASE);

@@ -91,12 +91,12 @@ impl Addresses {
         now_ms: u64,
     ) -> Result<(), Limit> {
         let address = self.by_key.get_or_insert(key, Address::NEW);
-        if limits.connections_per_address.is_some_and(|most| address.connections >= most) {
-            return Err(Limit::AddressConnections);
-        }
         // Who is refused here has come before, and is listed or has connections.
         if !is_charged && !take(&mut address.accepts, 1, limits.accepts_per_address.as_ref(), now_ms) {
             return Err(Limit::AddressAccepts);
+        }
+        if limits.connections_per_address.is_some_and(|most| address.connections >= most) {
+            return Err(Limit::AddressConnections);
         }
         address.connections += 1;
         Ok(())
@@ -124,7 +124,6 @@ impl Addresses {
         for _ in 0..self.left.len().min(LOOKED_AT_PER_TICK) {
             self.look_at_first(|address| rate.is_none_or(|rate| address.accepts.is_full(&rate, now_ms)));
         }
-        self.by_key.give_back();
     }
 
     /// Looks at the address that was left first: one with connections leaves the list, one that `may_go` goes, any other
@@ -170,7 +169,6 @@ impl Barred {
     /// About once a second: forgets those that are barred no longer.
     pub fn on_tick(&mut self, rate: Option<&Rate>, now_ms: u64) {
         self.since_ms.retain(|_, since_ms| lasts(*since_ms, rate, now_ms));
-        self.since_ms.give_back();
     }
 }
 
@@ -206,8 +204,8 @@ mod tests {
                     0..3 => {
                         let is_charged = what == 2;
                         let expected = match *connections {
-                            3.. => Err(Limit::AddressConnections),
                             _ if !is_charged && !bucket.take(1, &rate, now_ms) => Err(Limit::AddressAccepts),
+                            3.. => Err(Limit::AddressConnections),
                             _ => {
                                 *connections += 1;
                                 Ok(())

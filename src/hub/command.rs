@@ -258,8 +258,11 @@ impl<K: Hooks> Hub<K> {
                 return refused(ErrorCode::Unauthorized, "the token is not accepted");
             }
         };
-        if self.guards.pass(conn).is_some_and(|old| old.bearer != pass.bearer) {
-            return refused(ErrorCode::Unauthorized, "the token is another user's");
+        match self.guards.pass(conn) {
+            Some(old) if old.bearer == pass.bearer => {}
+            Some(_) => return refused(ErrorCode::Unauthorized, "the token is another user's"),
+            // It came when there were neither keys nor limits.
+            None => return refused(ErrorCode::Unauthorized, "connect anew with the token"),
         }
         let expires_in_s = pass.expires_in_s(now_unix_s);
         self.guards.renew(conn, pass, now_unix_s);

@@ -38,7 +38,7 @@ const LOOKED_AT_PER_TICK: usize = 4_096;
 /// Topics looked at for one page of a list of them.
 const LOOKED_AT_PER_PAGE: usize = 1_024;
 
-/// Tables that are emptier than one in so many give memory back.
+/// A list of topics that is emptier than one in so many gives memory back.
 const SPARSE: usize = 8;
 
 /// All topics of this core.
@@ -573,12 +573,7 @@ impl Homes {
             }
             self.remove(number);
         }
-        self.give_back();
-    }
-
-    /// After a flood of names: gives back the memory they took, as far as no topic lies behind it.
-    fn give_back(&mut self) {
-        self.by_name.give_back();
+        // After a flood of names: as far as no topic lies behind them.
         if self.topics.len() < self.topics.capacity() / SPARSE {
             self.topics.shrink_to_fit();
         }
