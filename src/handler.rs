@@ -320,7 +320,13 @@ impl<M> Outbox<M> {
         self.actions.push(Action::Send { to, frame: frames, messages });
     }
 
-    /// Begins the closing handshake with this code (1000, or 3000-4999) and reason.
+    /// Answers a request left open with [`Decision::Later`].
+    pub fn decide(&mut self, conn: ConnId, decision: Decision) {
+        self.actions.push(Action::Decide { conn, decision });
+    }
+
+    /// Begins the closing handshake with this code and reason. A code that may not be sent (RFC 6455 §7.4 allows 1000-1003,
+    /// 1007-1014 and 3000-4999) becomes 1011.
     pub fn close(&mut self, conn: ConnId, code: u16, reason: &str) {
         self.actions.push(Action::Close { conn, code, reason: reason.to_owned() });
     }
@@ -393,11 +399,6 @@ impl<M> Outbox<M> {
 
     pub(crate) fn take_post_counts(&mut self) -> PostCounts {
         std::mem::take(&mut self.posts)
-    }
-
-    /// Answers a request left open with [`Decision::Later`].
-    pub fn decide(&mut self, conn: ConnId, decision: Decision) {
-        self.actions.push(Action::Decide { conn, decision });
     }
 
     pub(crate) fn take_reply(&mut self) -> Option<(Kind, usize)> {

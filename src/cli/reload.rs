@@ -14,8 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 /// What is said of a server outside production that has no keys.
-pub(super) const NO_KEYS: &str =
-    "no keys are set (development): anyone may connect, and call himself what he likes";
+pub(super) const NO_KEYS: &str = "no keys are set (development): anyone may connect, under any name";
 
 /// Reloads the configuration of one server.
 #[derive(Clone)]

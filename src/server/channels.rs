@@ -96,7 +96,7 @@ const PAGE_MAX: usize = 1_000;
 /// Why a request could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invalid {
-    /// A topic or user has 1 to 255 bytes, no control characters, and more than separators.
+    /// A topic or user has 1 to 255 bytes, no control characters, and is not made of separators alone.
     Name,
     /// What is sent must be one JSON value.
     Json,
@@ -109,7 +109,9 @@ pub enum Invalid {
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Invalid::Name => "a name has 1 to 255 bytes, no control characters, and more than separators",
+            Invalid::Name => {
+                "a name has 1 to 255 bytes, no control characters, and is not made of separators alone"
+            }
             Invalid::Json => "what is sent must be one JSON value",
             Invalid::ConnectionId => "there is no such connection",
             Invalid::Stopped => "the server has stopped",
@@ -160,7 +162,7 @@ impl<T> Pending<T> {
     /// Blocks until the answer is there. Not for a core's thread: it would wait for itself.
     ///
     /// # Errors
-    /// There is none.
+    /// Why there is no answer, see [`Unanswered`].
     pub fn wait(self, timeout: Duration) -> Result<T, Unanswered> {
         let answer = self.answer.recv_timeout(timeout).map_err(|error| match error {
             oneshot::RecvTimeoutError::Timeout => Unanswered::Timeout,
@@ -277,7 +279,7 @@ impl Handle<Mail> {
         }))
     }
 
-    /// Closes every connection of a user with this code (1000, or 3000-4999); the answer is their number.
+    /// Closes every connection of a user with this code and reason, see [`crate::Outbox::close`]; the answer is their number.
     ///
     /// # Errors
     /// The name is invalid, or the server has stopped.
@@ -291,7 +293,7 @@ impl Handle<Mail> {
     /// Closes one connection, by the id its welcome told. One that has gone is passed over.
     ///
     /// # Errors
-    /// The id was never one, or the server has stopped.
+    /// The id is malformed or names a core that does not exist, or the server has stopped.
     pub fn disconnect(&self, connection_id: &str, code: u16, reason: &str) -> Result<(), Invalid> {
         let (core, conn) = self.place(connection_id).ok_or(Invalid::ConnectionId)?;
         let cut = Mail::Cut { conn, code, reason: Name::new(reason) };
@@ -311,7 +313,7 @@ impl Handle<Mail> {
         self.send(core, mail).map_err(|_| Invalid::Stopped)
     }
 
-    /// What all cores have and have done, as far as it has been written down. Asks no core, and so never waits.
+    /// The hub's counters, summed over all cores. Reads shared counters only: never blocks.
     pub fn figures(&self) -> Figures {
         self.board().figures()
     }

@@ -24,12 +24,12 @@ pub struct Drain {
     pub clients: u64,
     /// Their Closes are spread over this time.
     pub closes_over: Duration,
-    /// Nobody is asked to come back before. Zero where somebody else takes them.
+    /// No client is asked back before this; zero when another process takes over.
     pub returns_after: Duration,
     /// They are asked to come back at times spread over this one, each counted from its own Close, or from `returns_after` if
     /// that is later.
     pub returns_over: Duration,
-    /// What is left then is cut.
+    /// Connections still open after this are cut.
     pub timeout: Duration,
     /// Another process serves the address and takes the newcomers; without it they get a 503.
     pub is_handed_over: bool,
@@ -40,7 +40,7 @@ pub struct Drain {
 pub struct Stopping {
     /// Connections open when it was first told to.
     pub clients: u64,
-    /// What is left then is cut.
+    /// Connections still open at this moment are cut.
     pub deadline: Instant,
     /// Another process serves the address and takes the newcomers.
     pub is_handed_over: bool,

@@ -62,7 +62,7 @@ impl Handle<Mail> {
     /// What the hub knows of a connection, by the id its welcome told; `None` once it has gone.
     ///
     /// # Errors
-    /// The id was never one, or the server has stopped.
+    /// The id is malformed or names a core that does not exist, or the server has stopped.
     pub fn session(&self, connection_id: &str) -> Result<Pending<Option<SessionFacts>>, Invalid> {
         let (core, conn) = self.place(connection_id).ok_or(Invalid::ConnectionId)?;
         let answer = self.ask(core, Ask::Session { conn })?;

@@ -416,7 +416,7 @@ pub struct Running<M> {
 }
 
 impl<M> Running<M> {
-    /// To talk to it from any thread.
+    /// A handle to the server, usable from any thread.
     pub fn handle(&self) -> &Handle<M> {
         &self.handle
     }
