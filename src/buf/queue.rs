@@ -21,6 +21,12 @@ impl Segment {
         Segment::Payload(payload, 0..len)
     }
 
+    /// All of these bytes, which belong to it alone.
+    pub fn owned(bytes: Vec<u8>) -> Segment {
+        let len = bytes.len();
+        Segment::Bytes(bytes, 0..len)
+    }
+
     /// The bytes still to be sent.
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -38,9 +44,7 @@ impl Segment {
     /// Copies what lies in a receive buffer, so that the buffer is free again.
     pub fn unpin(&mut self) {
         if let Segment::Buffer(..) = self {
-            let bytes = self.bytes().to_vec();
-            let len = bytes.len();
-            *self = Segment::Bytes(bytes, 0..len);
+            *self = Segment::owned(self.bytes().to_vec());
         }
     }
 
@@ -114,7 +118,7 @@ impl SendQueue {
                 range.end += len;
                 self.bytes += len;
             }
-            _ if len <= JOINED_BYTES_MAX => self.push(Segment::Bytes(segment.bytes().to_vec(), 0..len)),
+            _ if len <= JOINED_BYTES_MAX => self.push(Segment::owned(segment.bytes().to_vec())),
             _ => {
                 segment.unpin();
                 self.push(segment);

@@ -7,6 +7,7 @@ use super::{complain, failed};
 use crate::config::{Config, duration_ms};
 use crate::hub::token::{Algorithm, MintError, SECRET_BYTES_MIN, TokenError};
 use crate::proto::command::is_name;
+use crate::sys::clock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -16,7 +17,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The command and what it takes.
 pub(super) fn command() -> Command {
@@ -118,7 +118,7 @@ fn mint(config: &Config, matches: &ArgMatches) -> Result<(String, String), Stop>
             "--user: is no name; write 1 to 255 bytes, no control characters, not separators alone".into()
         );
     }
-    let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now_unix_s = clock::unix_ms() / 1000;
     let expires_ms: &u64 = matches.get_one("expires").expect("has a default");
     let life_s = expires_ms.div_ceil(1000);
     let claims = claims(config, matches, user, now_unix_s, life_s);

@@ -15,7 +15,7 @@ mod atomic {
 pub use bucket::{Bucket, Rate};
 pub use counter::{BUCKETS, Counter, Distribution, Histogram, bound};
 pub use park::{PARK_CORES_MAX, Park};
-pub use slab::Slab;
+pub use slab::{GENERATION_BITS, Slab};
 pub use table::Table;
 pub use wheel::{HORIZON_TICKS, Timer, Timers, Wheel};
 

@@ -17,8 +17,10 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-/// Generations fit the 24 bits that completions carry.
-const GENERATION_MASK: u32 = (1 << 24) - 1;
+/// Bits of a generation: as many as a completion carries beside its slot and operation.
+pub const GENERATION_BITS: u32 = 24;
+
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl<T> Slab<T> {
     /// Bytes of one slot.

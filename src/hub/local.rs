@@ -22,7 +22,7 @@ use super::slow::{Lag, Verdict};
 use super::stats::{Counters, now_us};
 use super::wire;
 use crate::buf::Payload;
-use crate::ds::Table;
+use crate::ds::{GENERATION_BITS, Table};
 use crate::handler::{ConnId, Outbox};
 use crate::proto::close::CloseReason;
 use slab::Slab;
@@ -117,7 +117,7 @@ impl Log {
 /// One subscriber: 12 bytes.
 struct Sub {
     slot: u32,
-    /// The connection's generation and, above its 24 bits, flags; all ones: a hole.
+    /// The connection's generation and, above its bits, flags; all ones: a hole.
     generation: u32,
     /// The item it gets next.
     cursor: u32,
@@ -125,7 +125,7 @@ struct Sub {
 
 const HOLE: u32 = u32::MAX;
 /// It is passed by: its socket is full, or it is catching up.
-const PASSED_BY: u32 = 1 << 24;
+const PASSED_BY: u32 = 1 << GENERATION_BITS;
 const GENERATION: u32 = PASSED_BY - 1;
 
 impl Sub {

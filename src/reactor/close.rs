@@ -24,7 +24,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             }
             Phase::Closing => {
                 conn.phase = phase;
-                self.mark_finishing(id);
+                self.mark_dirty(id);
             }
             _ => {}
         }
@@ -55,9 +55,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         phase: Phase,
         reason: CloseReason,
     ) {
-        let frame = close::encode(code, text);
-        let len = frame.len();
-        self.end_with(id, Segment::Bytes(frame, 0..len), phase, reason);
+        self.end_with(id, Segment::owned(close::encode(code, text)), phase, reason);
         if let Some(conn) = self.conn(id) {
             conn.set_close_code(code);
         }
@@ -86,15 +84,6 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         self.heads.remove(&id.slot);
         self.wheel.arm(&mut self.conns, id.slot, due);
-    }
-
-    /// Has [`Reactor::finish_sent`] look at a connection in this turn.
-    fn mark_finishing(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
-        if !conn.has(flag::DIRTY) {
-            conn.set(flag::DIRTY);
-            self.dirty.push(id);
-        }
     }
 
     /// Goes on with connections of which all output was sent, as far as somebody waits for that; where it is not yet,

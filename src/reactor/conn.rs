@@ -147,6 +147,13 @@ impl Conn {
         self.flags |= flags;
     }
 
+    /// Sets it; false if it was set already.
+    pub fn newly(&mut self, flag: u16) -> bool {
+        let newly = !self.has(flag);
+        self.set(flag);
+        newly
+    }
+
     pub fn clear(&mut self, flags: u16) {
         self.flags &= !flags;
     }

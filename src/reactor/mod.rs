@@ -41,7 +41,7 @@ use crate::buf::{Pool, SendQueue};
 use crate::ds::{Slab, Table, Wheel};
 use crate::handler::{Action, Handler, Outbox, Work};
 use crate::proto::message::Limits;
-use crate::sys::{Completion, ConnId, Io, RingError};
+use crate::sys::{Completion, ConnId, Io, RingError, clock};
 use conn::{Conn, flag};
 use journal::Desk;
 use mesh::Incoming;
@@ -51,7 +51,7 @@ use request::PartialHead;
 use stats::Busy;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Granularity of all timers.
 pub const TICK_MS: u64 = 64;
@@ -120,10 +120,6 @@ struct Wait {
 }
 
 const _: () = assert!(size_of::<u32>() == OPENED_TICK_BYTES, "beside each slot, the tick of its upgrade");
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
 
 /// One core: its ring, its connections, its share of the application.
 pub struct Reactor<I: Io, H: Handler> {
@@ -256,7 +252,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.recycle(queue);
         }
         self.note_wake(wait);
-        self.outbox.set_unix_ms(unix_ms());
+        self.outbox.set_unix_ms(clock::unix_ms());
         let backlog = done.len();
         for completion in done.drain(..) {
             self.dispatch(completion);

@@ -103,10 +103,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     }
 
     fn newly_readable(&mut self, id: ConnId) -> bool {
-        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return false };
-        let newly = !conn.has(flag::READABLE);
-        conn.set(flag::READABLE);
-        newly
+        self.conn(id).is_some_and(|conn| conn.newly(flag::READABLE))
     }
 
     /// Leaves the input of an open connection in the socket until [`Reactor::resume`].
@@ -325,8 +322,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
     fn send_replies(&mut self, id: ConnId, bytes: &[u8], replies: &mut Range<usize>) {
         if !Range::is_empty(replies) {
             let copy = bytes[std::mem::take(replies)].to_vec();
-            let len = copy.len();
-            self.enqueue(id, Segment::Bytes(copy, 0..len));
+            self.enqueue(id, Segment::owned(copy));
         }
     }
 

@@ -195,9 +195,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.counters.add_handshake(UPGRADED);
         self.counters.upgraded.add(1);
         self.counters.connections_open.add(1);
-        let response = accept_response(accept, subprotocol);
-        let len = response.len();
-        self.enqueue(id, Segment::Bytes(response, 0..len));
+        self.enqueue(id, Segment::owned(accept_response(accept, subprotocol)));
         self.arm_next(id);
         self.handler.on_open(id, &mut self.outbox);
         self.tell_connect(id);
@@ -216,9 +214,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.counters.responses.add(1);
         let last = if response.is_undated {
             let seconds = 1 + self.random_below(RETRY_AFTER_S_MAX);
-            let bytes = response::with_retry_after(&response.bytes, seconds);
-            let len = bytes.len();
-            Segment::Bytes(bytes, 0..len)
+            Segment::owned(response::with_retry_after(&response.bytes, seconds))
         } else {
             Segment::payload(response.bytes)
         };
@@ -231,8 +227,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         self.counters.responses.add(1);
         let close = close::encode(reason.code(), "");
         let all = [response, &frames[..], &close[..]].concat();
-        let len = all.len();
-        self.end_with(id, Segment::Bytes(all, 0..len), Phase::Refusing, reason);
+        self.end_with(id, Segment::owned(all), Phase::Refusing, reason);
     }
 
     /// A request that was left open ends without an upgrade.

@@ -54,8 +54,14 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             queue.push(segment)
         }
         self.counters.bytes_sent.add(len as u64);
-        if !waits && !conn.has(flag::DIRTY) {
-            conn.set(flag::DIRTY);
+        if !waits && conn.newly(flag::DIRTY) {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Has this turn's flush look at a connection: for output, or for what its phase waits for.
+    pub(super) fn mark_dirty(&mut self, id: ConnId) {
+        if self.conn(id).is_some_and(|conn| conn.newly(flag::DIRTY)) {
             self.dirty.push(id);
         }
     }
@@ -187,11 +193,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             self.restart_deadlines(id);
             self.mark_unread(id);
         }
-        let Some(conn) = self.conns.get_mut(id.slot, id.generation) else { return };
-        if !conn.has(flag::DIRTY) {
-            conn.set(flag::DIRTY);
-            self.dirty.push(id);
-        }
+        self.mark_dirty(id);
     }
 
     fn handle_send_error(&mut self, id: ConnId, errno: i32) {

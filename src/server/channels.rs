@@ -12,6 +12,7 @@ use crate::hub::{
     self, Answer, Ask, Asker, Board, Budget, Call, Connect, Figures, Hooks, Limits, Mail, Name,
 };
 use crate::proto::command::{ROOM_MARK, is_name};
+use crate::sys::clock;
 use crate::sys::host::{self, HostFacts};
 use serde::de::IgnoredAny;
 use std::fmt;
@@ -19,7 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 impl Builder {
     /// The application is the hub: channels, rooms, users, presence and history. `make(core)` is called once on each
@@ -225,8 +226,7 @@ impl Handle<Mail> {
     /// The name or the data is invalid, or the server has stopped.
     pub fn send_to_user(&self, user: &str, data: impl AsRef<[u8]>) -> Result<Pending<usize>, Invalid> {
         let (user, data) = (user_name(user)?, json(data.as_ref())?);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let frame = hub::direct_from_server(data, now.as_millis() as u64);
+        let frame = hub::direct_from_server(data, clock::unix_ms());
         let answer = self.ask(user.home(self.cores()), Ask::Direct { user, frame })?;
         Ok(Pending::new(answer, connections))
     }

@@ -1,4 +1,11 @@
-//! What a thread has used of its core.
+//! The time of day, and what a thread has used of its core.
+
+use std::time::SystemTime;
+
+/// Milliseconds since 1970; 0 where the host's clock is set to before that.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// CPU time of the calling thread in microseconds, in the kernel too. A system call, unlike the time of day.
 pub(super) fn thread_cpu_us() -> u64 {

@@ -6,7 +6,7 @@
 //!
 //! Not a stable interface: public for `bench/c1m`, which parks its connections exactly as the server does.
 
-mod clock;
+pub mod clock;
 mod enter;
 pub mod harden;
 pub mod host;
@@ -31,7 +31,7 @@ use std::time::Duration;
 pub struct ConnId {
     /// Index in the connection table, equal to the direct descriptor.
     pub slot: u32,
-    /// How often the slot had been freed when this connection took it; 24 bits.
+    /// How often the slot had been freed when this connection took it; [`crate::ds::GENERATION_BITS`] bits.
     pub generation: u32,
 }
 

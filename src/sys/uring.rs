@@ -21,6 +21,7 @@ use super::wake::{self, Waker};
 use super::{Completion, ConnId, Inbound, Io, Outbound, RingError};
 use crate::budget::CoreBudget;
 use crate::buf::SendQueue;
+use crate::ds::GENERATION_BITS;
 use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::{SockAddr, SockAddrStorage};
@@ -30,8 +31,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
-
-const GENERATION_BITS: u32 = 24;
 
 /// Where the peers of a ring come from, which is what it may do besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Op {
     ];
 }
 
-/// Operation 8 bits, generation 24, slot 32.
+/// Operation 8 bits, generation [`GENERATION_BITS`], slot 32.
 fn pack(op: Op, id: ConnId) -> u64 {
     debug_assert!(id.generation < 1 << GENERATION_BITS);
     (op as u64) << 56 | u64::from(id.generation) << 32 | u64::from(id.slot)

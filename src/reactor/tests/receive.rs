@@ -97,7 +97,7 @@ fn completions_of_an_earlier_client_are_counted_and_reach_nobody() {
     let message = text("for the first");
     buffer[..message.len()].copy_from_slice(&message);
     let result = message.len() as i32;
-    let unsent = || crate::sys::Outbound::Segment(crate::buf::Segment::Bytes(b"late".to_vec(), 0..4));
+    let unsent = || crate::sys::Outbound::Segment(crate::buf::Segment::owned(b"late".to_vec()));
     let late = [
         Completion::Received { id: old, into: Inbound::Buffer(buffer, usize::MAX), result, nonempty: true },
         Completion::Polled { id: old, result: libc::POLLIN.into(), more: true },

@@ -112,13 +112,8 @@ impl Ring {
     }
 }
 
-fn segment(bytes: Vec<u8>) -> Segment {
-    let len = bytes.len();
-    Segment::Bytes(bytes, 0..len)
-}
-
 fn outbound(bytes: &[u8]) -> Outbound {
-    Outbound::Segment(segment(bytes.to_vec()))
+    Outbound::Segment(Segment::owned(bytes.to_vec()))
 }
 
 /// A sequence in which a missing, doubled or swapped run shows.
@@ -252,7 +247,7 @@ fn silence_after_a_send_means_that_all_went_out() {
     assert!(ring.send_now(id, outbound(b"single ")).is_none());
     let mut queue = Box::<SendQueue>::default();
     for at in 0..Uring::SEGMENTS_PER_SEND {
-        queue.push(segment(vec![at as u8; at + 1]));
+        queue.push(Segment::owned(vec![at as u8; at + 1]));
     }
     let expected: Vec<u8> = queue.iter().flat_map(|segment| segment.bytes().to_vec()).collect();
     assert!(ring.send_now(id, Outbound::Queue(queue)).is_none());
@@ -271,7 +266,7 @@ fn a_full_socket_hands_the_rest_back_and_a_waiting_send_brings_it_over() {
         let (mut client, id) = ring.connect();
         let bytes = if gathered {
             let mut queue = Box::<SendQueue>::default();
-            whole.chunks(whole.len() / 5).for_each(|chunk| queue.push(segment(chunk.to_vec())));
+            whole.chunks(whole.len() / 5).for_each(|chunk| queue.push(Segment::owned(chunk.to_vec())));
             Outbound::Queue(queue)
         } else {
             outbound(&whole)
@@ -362,7 +357,7 @@ fn more_operations_than_either_queue_holds_lose_nothing() {
     for number in 0..5 * FLOOR.sq_entries {
         let mut queue = Box::<SendQueue>::default();
         for at in 0..Uring::SEGMENTS_PER_SEND as u32 {
-            queue.push(segment(vec![(number + at) as u8]));
+            queue.push(Segment::owned(vec![(number + at) as u8]));
             expected.push((number + at) as u8);
         }
         ring.uring.send_now(id, Outbound::Queue(queue));

@@ -169,7 +169,7 @@ impl Ring {
         // What was not sent goes first, or something said in this turn would overtake it.
         done.retain_mut(|completion| {
             let Completion::Unsent { id, rest, result } = completion else { return true };
-            let taken = std::mem::replace(rest, Outbound::Segment(Segment::Bytes(Vec::new(), 0..0)));
+            let taken = std::mem::replace(rest, Outbound::Segment(Segment::owned(Vec::new())));
             let peer = &mut self.peers[id.slot as usize];
             if peer.generation != id.generation || !peer.phase.is_live() {
                 return false; // closed in the same turn
@@ -400,8 +400,7 @@ impl Ring {
 
     /// Sends `bytes` now, or behind what is in flight.
     fn say(&mut self, slot: u32, bytes: Vec<u8>) {
-        let len = bytes.len();
-        let segment = Segment::Bytes(bytes, 0..len);
+        let segment = Segment::owned(bytes);
         let peer = &self.peers[slot as usize];
         if peer.is(SENDING | SPOKE) {
             return self.backlog.entry(slot).or_default().push(segment);
