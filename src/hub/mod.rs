@@ -5,9 +5,10 @@
 //!
 //! Every topic and every user has a *home core*, chosen by the hash of its name. A topic's home (`home.rs`) gives it its
 //! order, its history and its presence, and knows which cores have subscribers; each of those (`local.rs`) serves its own.
-//! A user's home (`users.rs`) knows where its connections are, an address's (`addresses.rs`) how many it has. Between cores goes `mail.rs`, under the flow control of
-//! `link.rs`. A session (`session.rs`) is what a core knows of one of its connections; `command.rs` does what clients ask,
-//! `handshake.rs` lets them in, `guard.rs` watches over them, `limit.rs` is the table of what they may not have.
+//! A user's home (`users.rs`) knows where its connections are, an address's (`addresses.rs`) how many it has. Between cores
+//! goes `mail.rs`, under the flow control of `link.rs`. A session (`session.rs`) is what a core knows of one of its
+//! connections; `command.rs` does what clients ask, `handshake.rs` lets them in, `guard.rs` watches over them, `limit.rs` is
+//! the table of what they may not have.
 //!
 //! One [`Hub`] is one core's share. It is a [`Handler`] and knows no reactor, no ring and no socket.
 //!

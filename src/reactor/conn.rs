@@ -67,10 +67,10 @@ pub(super) mod flag {
     pub const BLOCKED: u16 = 1 << 11;
     /// A poll saw a hang-up or an error: input is received to its end, for no further event announces it.
     pub const HUNG_UP: u16 = 1 << 12;
-    /// Its ping was left out for messages; the next one is not.
-    pub const GAVE_WAY: u16 = 1 << 14;
     /// The handler holds it: its input stays in the socket, and it has no deadlines.
     pub const HELD: u16 = 1 << 13;
+    /// Its ping was left out for messages; the next one is not.
+    pub const GAVE_WAY: u16 = 1 << 14;
     /// A trusted proxy's, of which the PROXY header has not come whole.
     pub const PREAMBLE: u16 = 1 << 15;
 }

@@ -97,18 +97,26 @@ pub struct Uring {
     listener: Option<TcpListener>,
     waker: Option<Waker>,
     started: Instant,
+    /// Lent to accepts.
     accept_addresses: Box<[UnsafeCell<AcceptAddress>]>,
+    /// Indices of those that no accept has.
     accepts_idle: Vec<u32>,
+    /// The memory lent to each receive, by its `user_data`, in the order of submission.
     receiving: VecDeque<(u64, Inbound)>,
+    /// The output lent to each `send_now` of this turn, by its `user_data`; `None`: it has failed and was handed back.
     sending: Vec<Option<(u64, Outbound)>>,
+    /// Where in `sending` the next failure is looked for.
     sending_checked: usize,
     /// Queues of sends that sent all, no more than one submission has.
     #[expect(clippy::vec_box, reason = "they are handed out boxed, as connections hold them")]
     spent: Vec<Box<SendQueue>>,
+    /// The output lent to each `send_all`, by its `user_data`.
     waiting: HashMap<u64, Outbound>,
+    /// The addresses lent to each connect, to and from, by its `user_data`.
     connecting: HashMap<u64, Box<[SockAddr; 2]>>,
     /// Bells to be rung, which keep their descriptors until the entries are submitted.
     waking: Vec<Waker>,
+    /// What [`Uring::gather`] points sends of several runs to, until the entries are submitted.
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::msghdr>,
 }
@@ -238,7 +246,7 @@ impl Uring {
         self.entrance.enter(queued, want, timeout)
     }
 
-    fn send(&mut self, id: ConnId, bytes: &Outbound, op: Op) -> squeue::Entry {
+    fn send_entry(&mut self, id: ConnId, bytes: &Outbound, op: Op) -> squeue::Entry {
         let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         if op == Op::SendNow {
             flags |= libc::MSG_DONTWAIT;
@@ -437,7 +445,7 @@ impl Io for Uring {
     fn send_now(&mut self, id: ConnId, bytes: Outbound) {
         // Of a longer queue only part would be submitted, and silence would not mean all.
         debug_assert!(!matches!(&bytes, Outbound::Queue(queue) if queue.len() > Self::SEGMENTS_PER_SEND));
-        let entry = self.send(id, &bytes, Op::SendNow).flags(squeue::Flags::SKIP_SUCCESS);
+        let entry = self.send_entry(id, &bytes, Op::SendNow).flags(squeue::Flags::SKIP_SUCCESS);
         self.sending.push(Some((pack(Op::SendNow, id), bytes)));
         self.push(entry);
     }
@@ -447,7 +455,7 @@ impl Io for Uring {
     }
 
     fn send_all(&mut self, id: ConnId, bytes: Outbound) {
-        let entry = self.send(id, &bytes, Op::SendAll);
+        let entry = self.send_entry(id, &bytes, Op::SendAll);
         self.waiting.insert(pack(Op::SendAll, id), bytes);
         self.push(entry);
     }
