@@ -27,12 +27,7 @@ pub(super) fn run(config: &Config, connections: Option<u64>) -> ExitCode {
     let facts = HostFacts::read();
     let facts = if config.harden { facts.hardened() } else { facts };
     let asked = connections.or(config.max_connections);
-    let wanted = Wanted {
-        reactors: config.reactors,
-        cores: config.cores.clone(),
-        max_connections: asked,
-        memory_budget_bytes: config.memory_budget_bytes,
-    };
+    let wanted = Wanted { max_connections: asked, ..Wanted::of(config) };
     let plan = capacity::plan(&facts, &wanted);
     let carried = plan.as_ref().ok().map(|plan| plan.connections_total);
     let (target, why) = target(asked, carried);

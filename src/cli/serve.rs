@@ -9,8 +9,8 @@ use crate::control::{self, Operator, Settings};
 use crate::hub::{Mail, Open};
 use crate::proto::close::CloseReason;
 use crate::reactor::Totals;
-use crate::server::{Running, Server};
-use crate::sys::host::{self, HostFacts};
+use crate::server::{self, Running, Server};
+use crate::sys::host::HostFacts;
 use crate::sys::{memory, probe};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -86,9 +86,9 @@ fn start_control(
     let operator = Operator {
         handle: running.handle().clone(),
         settings: Settings {
-            server_id: config.server_id.clone().unwrap_or_else(host::name),
+            server_id: server::server_id(config),
             max_connections: running.plan().connections_total,
-            slow_budget_bytes: HostFacts::read().memory_bytes() / 4,
+            slow_budget_bytes: server::auto_slow_budget_bytes(),
         },
         drain: Box::new(move |within| stop.begin(within)),
         reload: Box::new(move || reload.begin()),

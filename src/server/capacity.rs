@@ -5,6 +5,7 @@
 //! and never promises the last slot of every ring.
 
 use crate::budget::{self, CoreBudget};
+use crate::config::Config;
 use crate::sys::host::HostFacts;
 use crate::sys::probe::Explanation;
 use std::fmt;
@@ -20,6 +21,18 @@ pub struct Wanted {
     pub max_connections: Option<u64>,
     /// Memory that server and sockets may take.
     pub memory_budget_bytes: Option<u64>,
+}
+
+impl Wanted {
+    /// What a configuration asks for.
+    pub fn of(config: &Config) -> Wanted {
+        Wanted {
+            reactors: config.reactors,
+            cores: config.cores.clone(),
+            max_connections: config.max_connections,
+            memory_budget_bytes: config.memory_budget_bytes,
+        }
+    }
 }
 
 /// What the server will carry.

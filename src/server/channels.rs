@@ -47,16 +47,15 @@ impl Builder {
 
 /// The hub's part of a configuration.
 pub(super) fn options(config: &Config) -> hub::Options {
-    let budget_bytes =
-        config.slow_consumer_budget_bytes.unwrap_or_else(|| HostFacts::read().memory_bytes() / 4);
+    let slow_budget_bytes = config.slow_consumer_budget_bytes.unwrap_or_else(auto_slow_budget_bytes);
     hub::Options {
         namespaces: config.namespaces.clone(),
         topics_per_connection_max: config.max_topics_per_connection as usize,
         send_queue_bytes_max: config.send_queue_bytes_max,
         replay_bytes_max: config.send_queue_bytes_max / 2,
         history_bytes_max: config.history_bytes_per_core,
-        slow_budget: Budget::new(budget_bytes as usize),
-        server_id: config.server_id.clone().unwrap_or_else(host::name),
+        slow_budget: Budget::new(slow_budget_bytes as usize),
+        server_id: server_id(config),
         ping_interval_ms: config.ping_interval_ms.unwrap_or(0),
         takes_names: !config.production,
         keys: config.keys.clone(),
@@ -67,6 +66,16 @@ pub(super) fn options(config: &Config) -> hub::Options {
         origins: config.origins.clone(),
         echo: config.echo.unwrap_or(!config.production),
     }
+}
+
+/// The bytes of `slow_consumer_budget = "auto"`: a quarter of the memory.
+pub(crate) fn auto_slow_budget_bytes() -> u64 {
+    HostFacts::read().memory_bytes() / 4
+}
+
+/// This node, as clients and metrics name it: by its host where the configuration does not say.
+pub(crate) fn server_id(config: &Config) -> String {
+    config.server_id.clone().unwrap_or_else(host::name)
 }
 
 /// The limits of a configuration: those on addresses, users and rates hold in production only.

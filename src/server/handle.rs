@@ -1,7 +1,7 @@
 //! A running server, seen from other threads.
 
 use super::drain::{Begun, Drain, Stopping, Terms};
-use super::listen::Place;
+use super::listen::SharedAddress;
 use super::pressure::{MemoryUse, Seen};
 use super::tune::InForce;
 use crate::hub::Board;
@@ -26,7 +26,7 @@ pub struct Handle<M> {
 }
 
 struct Shared<M> {
-    place: Place,
+    address: SharedAddress,
     cores: Vec<Core<M>>,
     in_force: InForce,
     board: Arc<Board>,
@@ -42,14 +42,14 @@ impl<M> Clone for Handle<M> {
 
 impl<M> Handle<M> {
     pub(super) fn new(
-        place: Place,
+        address: SharedAddress,
         cores: Vec<Core<M>>,
         in_force: InForce,
         board: Arc<Board>,
         memory: Arc<Seen>,
     ) -> Handle<M> {
         let stopping = Mutex::default();
-        Handle { shared: Arc::new(Shared { place, cores, in_force, board, memory, stopping }) }
+        Handle { shared: Arc::new(Shared { address, cores, in_force, board, memory, stopping }) }
     }
 
     /// What the hubs of all cores count.
@@ -72,7 +72,7 @@ impl<M> Handle<M> {
 
     /// The address it listens on, with the port that was free where port 0 was asked for.
     pub fn local_address(&self) -> SocketAddr {
-        self.shared.place.address()
+        self.shared.address.bound()
     }
 
     /// Number of cores; they are numbered from 0.
@@ -101,7 +101,7 @@ impl<M> Handle<M> {
         let timeout = timeout.min(Duration::from_secs(u32::MAX.into()));
         let clients = self.counters().connections_open;
         let terms = self.configured(Terms::of);
-        let drain = Drain::new(clients, &terms, timeout, self.shared.place.has_successor());
+        let drain = Drain::new(clients, &terms, timeout, self.shared.address.has_successor());
         // Held until all cores are told: each goes by the return times of its first order, and so does the answer.
         let mut stopping = self.shared.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -128,7 +128,7 @@ impl<M> Handle<M> {
 
     /// Whether another process listens on its address too.
     pub(super) fn shares_address(&self) -> bool {
-        self.shared.place.is_shared()
+        self.shared.address.is_shared()
     }
 
     /// Asks a core what it knows of a connection: `None` if there is no such core, or it has stopped. The answer is `None` if

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// listeners, after the process has gone.
 const FREED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where a server listens.
-pub(super) struct Place {
+/// Where a server listens, maybe beside another process.
+pub(super) struct SharedAddress {
     address: SocketAddr,
     /// The inodes of its listeners.
     inodes: Vec<u64>,
@@ -27,7 +27,7 @@ pub(super) fn listen_all(
     address: SocketAddr,
     reactors: usize,
     replaces: bool,
-) -> Result<(Vec<TcpListener>, Place), StartError> {
+) -> Result<(Vec<TcpListener>, SharedAddress), StartError> {
     let failed = |error| StartError::Listen(address, error);
     let first = listen_one(address, replaces).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
@@ -35,11 +35,11 @@ pub(super) fn listen_all(
     let listeners: Result<Vec<_>, _> = std::iter::once(Ok(first)).chain(others).collect();
     let listeners = listeners.map_err(failed)?;
     let inodes: Result<Vec<_>, _> = listeners.iter().map(socket::inode).collect();
-    let place = Place { address: bound, inodes: inodes.map_err(failed)? };
-    if replaces && place.is_shared() && !socket::listeners_hand_over() {
+    let address = SharedAddress { address: bound, inodes: inodes.map_err(failed)? };
+    if replaces && address.is_shared() && !socket::listeners_hand_over() {
         return Err(StartError::Replace(bound));
     }
-    Ok((listeners, place))
+    Ok((listeners, address))
 }
 
 /// One listener; with `replaces` beside whoever is there already, without it only where nobody is.
@@ -65,8 +65,9 @@ fn bind_alone(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-impl Place {
-    pub fn address(&self) -> SocketAddr {
+impl SharedAddress {
+    /// The address, with the port that was free where port 0 was asked for.
+    pub fn bound(&self) -> SocketAddr {
         self.address
     }
 

@@ -12,6 +12,7 @@ mod pressure;
 mod tune;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
+pub(crate) use channels::{auto_slow_budget_bytes, server_id};
 pub use drain::{Drain, Stopping};
 pub use front::Front;
 pub use handle::Handle;
@@ -32,8 +33,8 @@ use crate::sys::probe::{self, Explanation, Needed};
 use crate::sys::uring::{Peers, PreparedRing, Uring};
 use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
-use crossbeam_channel::Sender;
-use pressure::{Seen, Watch};
+use crossbeam_channel::{Receiver, Sender};
+use pressure::{MemoryWatch, Seen};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -215,77 +216,40 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
         // Lower soft limits than allowed would only make tables and queues smaller.
         let _ = (host::raise_nofile(), host::raise_memlock());
         let facts = HostFacts::read();
-        let wanted = Wanted {
-            reactors: self.config.reactors,
-            cores: self.config.cores.clone(),
-            max_connections: self.config.max_connections,
-            memory_budget_bytes: self.config.memory_budget_bytes,
-        };
-        let serving = if hardened { facts.clone().hardened() } else { facts.clone() };
-        // Planned from what the other one leaves over, it would be too small for good.
-        let serving = if self.config.replace { serving.replacing() } else { serving };
-        let plan = capacity::plan(&serving, &wanted).map_err(StartError::Capacity)?;
-        let (listeners, place) = listen::listen_all(self.config.listen, plan.reactors, self.config.replace)?;
+        let plan = plan(&self.config, &facts, hardened)?;
+        let (listeners, address) =
+            listen::listen_all(self.config.listen, plan.reactors, self.config.replace)?;
         let rings = prepare_rings(&plan).map_err(|error| cannot_make_ring(&error, &facts, &plan))?;
         if hardened {
             harden::apply().map_err(StartError::Harden)?;
         }
-        let options = reactor_options(&self.config, &plan);
-        let make = Arc::new(self.make);
-        let siblings = Arc::new(AtomicUsize::new(plan.reactors));
         let memory = Arc::new(Seen::default());
-        let (alive, ended) = crossbeam_channel::bounded(0);
-        let (say_ready, ready) = crossbeam_channel::unbounded();
-        let (mut cores, mut threads) = (Vec::new(), Vec::new());
-        let mut failure = None;
-        let wakers: Result<Vec<Waker>, _> = (0..plan.reactors).map(|_| Waker::new()).collect();
-        let wakers = wakers.map_err(StartError::Resources)?;
         let (journal, events) = journal::journal();
-        let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
-        for (index, ((listener, ring), mesh)) in listeners.into_iter().zip(rings).zip(ends).enumerate() {
-            let waker = wakers[index].clone();
-            let shared = Shared {
-                counters: Arc::default(),
-                siblings: Arc::clone(&siblings),
-                pressure: Arc::clone(&memory.gauge),
-                journal: Some(journal.clone()),
-            };
-            let options = Options { budget: ring.budget(), ..options.clone() };
-            let core =
-                Core { index, cpu: plan.cores[index], listener, ring, options, shared, alive: alive.clone() };
-            match core.start(waker, mesh, Arc::clone(&make), say_ready.clone()) {
-                Ok((core, thread)) => {
-                    cores.push(core);
-                    threads.push(thread);
-                }
-                Err(error) => {
-                    siblings.fetch_sub(1, Ordering::AcqRel); // the others need not wait for it to be drained
-                    failure = Some(StartError::Resources(error));
-                }
-            }
-        }
-        drop((say_ready, alive, journal));
-        let memory_budget = Arc::new(MemoryBudget::new(self.config.memory_budget_bytes));
-        let watch = Watch {
-            budget: Arc::clone(&memory_budget),
-            counters: cores.iter().map(|core| Arc::clone(&core.counters)).collect(),
-            seen: Arc::clone(&memory),
-            ended,
+        let shared = Shared {
+            counters: Arc::default(),
+            siblings: Arc::new(AtomicUsize::new(plan.reactors)),
+            pressure: Arc::clone(&memory.gauge),
+            journal: Some(journal),
         };
-        let reader = journal::Reader { events, counters: watch.counters.clone() };
-        for started in [watch.start(), reader.start()] {
-            match started {
-                Ok(thread) => threads.push(thread),
-                Err(error) => failure = Some(StartError::Resources(error)),
-            }
-        }
-        for error in ready.iter().filter_map(Result::err) {
-            failure = Some(cannot_make_ring(&error, &facts, &plan));
-        }
+        let options = reactor_options(&self.config, &plan);
+        let sockets = listeners.into_iter().zip(rings);
+        let Started { cores, mut threads, failure: unstarted, ready, ended } =
+            start_cores(self.make, &plan, &options, sockets, shared)?;
+
+        let memory_budget = Arc::new(MemoryBudget::new(self.config.memory_budget_bytes));
+        let counters: Vec<_> = cores.iter().map(|core| Arc::clone(&core.counters)).collect();
+        let reader = journal::Reader { events, counters: counters.clone() };
+        let watch =
+            MemoryWatch { budget: Arc::clone(&memory_budget), counters, seen: Arc::clone(&memory), ended };
+        let (watchers, unwatched) = start_watchers(watch, reader);
+        threads.extend(watchers);
+
+        let ringless = ready.iter().filter_map(Result::err).last();
+        let ringless = ringless.map(|error| cannot_make_ring(&error, &facts, &plan));
         let in_force = InForce::new(self.config, plan.clone(), memory_budget);
-        let handle = Handle::new(place, cores, in_force, self.board, memory);
+        let handle = Handle::new(address, cores, in_force, self.board, memory);
         let running = Running { handle, plan, threads };
-        match failure {
+        match ringless.or(unwatched).or(unstarted) {
             None => Ok(running),
             Some(failure) => {
                 running.handle.stop(Duration::ZERO);
@@ -294,6 +258,14 @@ impl<H: Handler, F: Fn(usize) -> H + Send + Sync + 'static> Server<F> {
             }
         }
     }
+}
+
+/// What the server will carry on this host.
+fn plan(config: &Config, facts: &HostFacts, hardened: bool) -> Result<Plan, StartError> {
+    let facts = if hardened { facts.clone().hardened() } else { facts.clone() };
+    // Planned from what the other one leaves over, it would be too small for good.
+    let facts = if config.replace { facts.replacing() } else { facts };
+    capacity::plan(&facts, &Wanted::of(config)).map_err(StartError::Capacity)
 }
 
 /// One ring a reactor, with smaller queues where the kernel has no memory for the planned ones, down to the budget's floor.
@@ -339,8 +311,76 @@ fn reactor_options(config: &Config, plan: &Plan) -> Options {
     }
 }
 
+/// Reactors that were started.
+struct Started<M> {
+    cores: Vec<handle::Core<M>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Why there are fewer than planned.
+    failure: Option<StartError>,
+    /// Says which of them cannot have their rings; cut off once all others have theirs.
+    ready: Receiver<io::Result<()>>,
+    /// Nothing is ever sent; it is cut off when the last of them has ended.
+    ended: Receiver<()>,
+}
+
+/// Starts one reactor for each listener and ring. They share what is in `shared`, but for the counters.
+fn start_cores<H, F>(
+    make: F,
+    plan: &Plan,
+    options: &Options,
+    sockets: impl Iterator<Item = (TcpListener, PreparedRing)>,
+    shared: Shared,
+) -> Result<Started<H::Mail>, StartError>
+where
+    H: Handler,
+    H::Mail: 'static,
+    F: Fn(usize) -> H + Send + Sync + 'static,
+{
+    let make = Arc::new(make);
+    let (alive, ended) = crossbeam_channel::bounded(0);
+    let (say_ready, ready) = crossbeam_channel::unbounded();
+    let wakers: Result<Vec<Waker>, _> = (0..plan.reactors).map(|_| Waker::new()).collect();
+    let wakers = wakers.map_err(StartError::Resources)?;
+    let ends = mesh(&wakers, budget::mesh_ring_entries(plan.reactors));
+    let mut started = Started { cores: Vec::new(), threads: Vec::new(), failure: None, ready, ended };
+    for (index, ((listener, ring), mesh)) in sockets.zip(ends).enumerate() {
+        let reactor = ReactorThread {
+            index,
+            cpu: plan.cores[index],
+            listener,
+            options: Options { budget: ring.budget(), ..options.clone() },
+            ring,
+            shared: Shared { counters: Arc::default(), ..shared.clone() },
+            alive: alive.clone(),
+        };
+        match reactor.start(wakers[index].clone(), mesh, Arc::clone(&make), say_ready.clone()) {
+            Ok((core, thread)) => {
+                started.cores.push(core);
+                started.threads.push(thread);
+            }
+            Err(error) => {
+                shared.siblings.fetch_sub(1, Ordering::AcqRel); // the others need not wait for it to be drained
+                started.failure = Some(StartError::Resources(error));
+            }
+        }
+    }
+    Ok(started)
+}
+
+/// Starts the threads that end with the reactors, and says why one was not started.
+fn start_watchers(watch: MemoryWatch, reader: journal::Reader) -> (Vec<JoinHandle<()>>, Option<StartError>) {
+    let (mut threads, mut failure) = (Vec::new(), None);
+    for started in [watch.start(), reader.start()] {
+        match started {
+            Ok(thread) => threads.push(thread),
+            Err(error) => failure = Some(StartError::Resources(error)),
+        }
+    }
+    (threads, failure)
+}
+
 /// What one reactor thread starts from.
-struct Core {
+struct ReactorThread {
     index: usize,
     cpu: usize,
     listener: TcpListener,
@@ -351,7 +391,7 @@ struct Core {
     alive: Sender<()>,
 }
 
-impl Core {
+impl ReactorThread {
     /// Starts the thread, which says through `say_ready` if it cannot have its ring.
     fn start<H, F>(
         self,

@@ -65,7 +65,7 @@ pub struct MemoryUse {
 }
 
 /// Watches over the memory of one server.
-pub(super) struct Watch {
+pub(super) struct MemoryWatch {
     /// What the operator allows, now.
     pub budget: Arc<MemoryBudget>,
     /// Of all cores.
@@ -76,7 +76,7 @@ pub(super) struct Watch {
     pub ended: Receiver<()>,
 }
 
-impl Watch {
+impl MemoryWatch {
     /// Starts the thread.
     pub fn start(self) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name("memory".to_owned()).spawn(move || self.run())
@@ -258,7 +258,7 @@ mod tests {
         let (alive, ended) = crossbeam_channel::bounded(0);
         let seen = Arc::new(Seen::default());
         let budget = Arc::new(MemoryBudget::new(Some(1 << 20)));
-        let watch = Watch { budget, counters: Vec::new(), seen: Arc::clone(&seen), ended };
+        let watch = MemoryWatch { budget, counters: Vec::new(), seen: Arc::clone(&seen), ended };
         assert!(watch.measure().last().is_some_and(|own| own.percent() > 100));
         let thread = watch.start().unwrap();
         drop(alive);
