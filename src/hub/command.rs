@@ -9,7 +9,7 @@ use super::limit::Limit;
 use super::mail::{Answer, Ask, Asker, Call, Mail, Subscribed};
 use super::name::Name;
 use super::namespace::Publishers;
-use super::session::{Session, SubRef};
+use super::session::{Leaving, Session, SubRef};
 use super::{Hub, seconds, wire};
 use crate::buf::Payload;
 use crate::handler::{ConnId, Outbox};
@@ -111,11 +111,7 @@ impl<K: Hooks> Hub<K> {
             return refused(ErrorCode::TopicLimit, format!("a connection may have {most} subscriptions"));
         }
         let user = session.user().cloned();
-        if !self.guards.may_subscribe(conn, &name)
-            || !self
-                .hooks
-                .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
-        {
+        if !self.may_subscribe(conn, user.as_ref(), &name) {
             return refused(ErrorCode::Forbidden, format!("may not subscribe to {}", topic.name));
         }
         if recover.is_some() && self.sessions.get(conn).is_some_and(|session| session.note_return()) {
@@ -128,6 +124,16 @@ impl<K: Hooks> Hub<K> {
         let call = client_call(conn, id, Ask::Subscribe { topic, user, since });
         self.links.call(home, call, out);
         Ok(())
+    }
+
+    /// Whether token and application let a client subscribe to a topic.
+    fn may_subscribe(&mut self, conn: ConnId, user: Option<&Name>, topic: &str) -> bool {
+        self.guards.may_subscribe(conn, topic) && self.hooks.may_subscribe(&self.client(conn, user), topic)
+    }
+
+    /// A client, as the application sees it.
+    fn client<'a>(&self, conn: ConnId, user: Option<&'a Name>) -> Client<'a> {
+        Client { conn, core: self.links.core(), user: user.map(|user| &**user) }
     }
 
     fn unsubscribe(
@@ -159,10 +165,10 @@ impl<K: Hooks> Hub<K> {
             }
             user = session.user().cloned();
         }
-        self.hooks.on_unsubscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
+        self.hooks.on_unsubscribe(&self.client(conn, user.as_ref()), &topic);
         let home = topic.home(self.links.cores());
         let ask = Ask::Unsubscribe { topic: topic.clone(), user };
-        self.links.call(home, Box::new(Call { asker, ask, answer: None }), out);
+        self.links.call(home, Call::new(asker, ask), out);
         topic
     }
 
@@ -175,10 +181,10 @@ impl<K: Hooks> Hub<K> {
         }
         self.set_busy(conn, out);
         let drop_one = |sub| self.drop_subscription(conn, sub, client_asks(conn, id), out);
-        let names: Vec<Name> = rooms.into_iter().map(drop_one).collect();
+        let rooms: Vec<Name> = rooms.into_iter().map(drop_one).collect();
         if let Some(session) = self.sessions.get(conn) {
-            let outstanding = names.len();
-            session.rare().leaving = Some((id.map(Box::from), names, outstanding));
+            let outstanding = rooms.len();
+            session.rare().leaving = Some(Leaving { id: id.map(Box::from), rooms, outstanding });
         }
     }
 
@@ -208,11 +214,7 @@ impl<K: Hooks> Hub<K> {
         };
         if !allowed
             || !self.guards.may_publish(conn, &name)
-            || !self.hooks.may_publish(
-                &Client { conn, core: self.links.core(), user: user.as_deref() },
-                &name,
-                data,
-            )
+            || !self.hooks.may_publish(&self.client(conn, user.as_ref()), &name, data)
         {
             return refused(ErrorCode::Forbidden, format!("may not publish to {}", topic.name));
         }
@@ -292,12 +294,12 @@ impl<K: Hooks> Hub<K> {
         let user = session.as_ref().and_then(|session| session.user().cloned());
         let is_subscribed =
             number.is_some_and(|number| session.is_some_and(|session| session.sub(number).is_some()));
-        if !self.guards.may_subscribe(conn, &name)
-            || !is_subscribed
-                && !self
-                    .hooks
-                    .may_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &name)
-        {
+        let is_allowed = if is_subscribed {
+            self.guards.may_subscribe(conn, &name) // the application has let it subscribe
+        } else {
+            self.may_subscribe(conn, user.as_ref(), &name)
+        };
+        if !is_allowed {
             return refused(ErrorCode::Forbidden, format!("may not look at {}", topic.name));
         }
         Ok(Name::new(&name))
@@ -341,32 +343,14 @@ impl<K: Hooks> Hub<K> {
                 self.handle_admitted(conn, address, Some(limit), out);
             }
             (Ask::Charge { .. }, _) => {}
-            (Ask::Open { .. }, Answer::Refused(limit)) => {
-                self.counters.refuse(limit);
-                if !self.has(conn) {
-                    return; // it has gone, and is told nothing
-                }
-                let code = limit.error();
-                self.counters.errors[code as usize].add(1);
-                let frame = wire::frame(|json| event::append_error(json, None, code, code.text()));
-                out.send_frame(conn, frame);
-                self.end(conn, limit.reason(), out);
-            }
+            (Ask::Open { .. }, Answer::Refused(limit)) => self.handle_unopened(conn, limit, out),
             (Ask::Open { .. }, _) => {
                 self.welcome(conn, out);
                 self.end_busy(conn, out);
             }
             (Ask::Publish { topic, user, .. }, Answer::Published { offset }) => {
-                self.hooks.on_publish(
-                    &Client { conn, core: self.links.core(), user: user.as_deref() },
-                    &topic,
-                    offset,
-                );
-                let topic = wire::topic(&topic);
-                reply(conn, id, out, |json, id| match topic.place {
-                    Place::Channel => event::append_published(json, id, &topic.name, offset),
-                    Place::Room => event::append_sent(json, id, None),
-                });
+                self.hooks.on_publish(&self.client(conn, user.as_ref()), &topic, offset);
+                reply_published(conn, id, &topic, offset, out);
             }
             (Ask::Presence { topic, .. }, Answer::Presence { users, total }) => {
                 reply(conn, id, out, |json, id| {
@@ -393,6 +377,18 @@ impl<K: Hooks> Hub<K> {
             (_, Answer::TryAgain) => self.refuse(conn, id, ErrorCode::TryAgain, "the server is busy", out),
             _ => unreachable!("a home core answers what was asked"),
         }
+    }
+
+    /// Its user has too many connections: it is told, and ends.
+    fn handle_unopened(&mut self, conn: ConnId, limit: Limit, out: &mut Outbox<Mail>) {
+        self.counters.refuse(limit);
+        if !self.has(conn) {
+            return; // it has gone, and is told nothing
+        }
+        let code = limit.error();
+        self.counters.errors[code as usize].add(1);
+        out.send_frame(conn, wire::frame(|json| event::append_error(json, None, code, code.text())));
+        self.end(conn, limit.reason(), out);
     }
 
     fn handle_subscribed(
@@ -429,16 +425,16 @@ impl<K: Hooks> Hub<K> {
                 }
             }
         });
-        self.hooks.on_subscribe(&Client { conn, core: self.links.core(), user: user.as_deref() }, &topic);
+        self.hooks.on_subscribe(&self.client(conn, user.as_ref()), &topic);
         if is_large { self.wait_until_sent(conn) } else { self.end_busy(conn, out) }
     }
 
     fn handle_unsubscribed(&mut self, conn: ConnId, id: Option<&str>, topic: &Name, out: &mut Outbox<Mail>) {
         let Some(session) = self.sessions.get(conn) else { return };
         match &mut session.rare().leaving {
-            Some((_, _, outstanding)) if *outstanding > 1 => return *outstanding -= 1,
+            Some(Leaving { outstanding, .. }) if *outstanding > 1 => return *outstanding -= 1,
             leaving => match leaving.take() {
-                Some((id, rooms, _)) => reply_left_all(conn, id.as_deref(), &rooms, out),
+                Some(Leaving { id, rooms, .. }) => reply_left_all(conn, id.as_deref(), &rooms, out),
                 None => reply(conn, id, out, |json, id| {
                     event::append_unsubscribed(json, Some(id), &wire::topic(topic));
                 }),
@@ -541,7 +537,7 @@ fn client_asks(conn: ConnId, id: Option<&str>) -> Asker {
 }
 
 fn client_call(conn: ConnId, id: Option<&str>, ask: Ask) -> Box<Call> {
-    Box::new(Call { asker: client_asks(conn, id), ask, answer: None })
+    Call::new(client_asks(conn, id), ask)
 }
 
 fn page(limit: Option<u32>) -> usize {
@@ -554,6 +550,14 @@ fn reply(conn: ConnId, id: Option<&str>, out: &mut Outbox<Mail>, append: impl Fn
     if let Some(id) = id {
         out.send_frame(conn, wire::frame(|json| append(json, id)));
     }
+}
+
+fn reply_published(conn: ConnId, id: Option<&str>, topic: &str, offset: u64, out: &mut Outbox<Mail>) {
+    let Topic { place, name } = wire::topic(topic);
+    reply(conn, id, out, |json, id| match place {
+        Place::Channel => event::append_published(json, id, &name, offset),
+        Place::Room => event::append_sent(json, id, None),
+    });
 }
 
 fn reply_left_all(conn: ConnId, id: Option<&str>, rooms: &[Name], out: &mut Outbox<Mail>) {

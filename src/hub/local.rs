@@ -149,8 +149,14 @@ struct Topic {
     left: u32,
     /// Subscribers that are owed something, by their place.
     lags: BTreeMap<u32, Lag>,
-    /// Items `.0..` up to the log's end, joined for whoever's cursor is there.
-    joined: Option<(u32, u32, Payload)>,
+    joined: Option<Joined>,
+}
+
+/// The items of a log from one cursor up to another, in one payload: for all subscribers that are to be given the same.
+struct Joined {
+    from: u32,
+    to: u32,
+    frames: Payload,
 }
 
 /// All topics with subscribers on this core.
@@ -365,13 +371,13 @@ impl Locals {
         if count == 1 {
             return out.send_frame(conn, topic.log.get(cursor).frame.clone());
         }
-        let is_joined = matches!(&topic.joined, Some((from, to, _)) if (*from, *to) == (cursor, next));
+        let is_joined = matches!(topic.joined, Some(Joined { from, to, .. }) if (from, to) == (cursor, next));
         if !is_joined {
             let frames: Vec<&[u8]> = topic.log.since(cursor).map(|item| &item.frame[..]).collect();
-            topic.joined = Some((cursor, next, Payload::new(&frames)));
+            topic.joined = Some(Joined { from: cursor, to: next, frames: Payload::new(&frames) });
         }
-        if let Some((_, _, joined)) = &topic.joined {
-            out.send_frames(conn, joined.clone(), count);
+        if let Some(joined) = &topic.joined {
+            out.send_frames(conn, joined.frames.clone(), count);
         }
     }
 

@@ -239,8 +239,13 @@ pub struct Subscribed {
 }
 
 impl Call {
+    /// One that is not answered yet.
+    pub fn new(asker: Asker, ask: Ask) -> Box<Call> {
+        Box::new(Call { asker, ask, answer: None })
+    }
+
     /// A request of this core, whose answer matters to nobody.
     pub fn own(ask: Ask) -> Box<Call> {
-        Box::new(Call { asker: Asker::Core, ask, answer: None })
+        Call::new(Asker::Core, ask)
     }
 }

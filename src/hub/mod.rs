@@ -120,6 +120,29 @@ impl Options {
     fn watches(&self) -> bool {
         self.limits.of_addresses() || self.limits.of_rates() || !self.keys.is_empty()
     }
+
+    /// Room for all, no limits and no keys: tests change what they are about.
+    #[cfg(test)]
+    fn for_tests() -> Options {
+        Options {
+            namespaces: Namespaces::default(),
+            topics_per_connection_max: 4,
+            send_queue_bytes_max: 1_000,
+            replay_bytes_max: 1 << 20,
+            history_bytes_max: 1 << 20,
+            slow_budget: Budget::new(64 << 20),
+            server_id: "n".into(),
+            ping_interval_ms: 0,
+            takes_names: true,
+            keys: Keys::default(),
+            anonymous: false,
+            refuse_in_band: true,
+            limits: Limits::NONE,
+            board: Arc::default(),
+            origins: None,
+            echo: false,
+        }
+    }
 }
 
 /// One core's share of channels, rooms and users.
@@ -291,8 +314,7 @@ impl<K: Hooks> Handler for Hub<K> {
                 self.set_busy(conn, out);
                 let home = user.home(self.links.cores());
                 let asker = Asker::Client { conn, id: None };
-                let call = Box::new(Call { asker, ask: Ask::Open { user, conn }, answer: None });
-                self.links.call(home, call, out);
+                self.links.call(home, Call::new(asker, Ask::Open { user, conn }), out);
             }
         }
         self.finish(out);

@@ -64,10 +64,18 @@ pub struct Rare {
     pub waiting: VecDeque<Box<str>>,
     /// Bytes its topics owe it.
     pub owed_bytes: usize,
-    /// A `leave_all` under way: its id, the rooms, and how many are still to be left.
-    pub leaving: Option<(Option<Box<str>>, Vec<Name>, usize)>,
+    pub leaving: Option<Leaving>,
     /// The server stops, and it has not been welcomed yet: when it is to come back.
     pub reconnect_delay_ms: Option<u64>,
+}
+
+/// A `leave_all` under way.
+pub struct Leaving {
+    /// The command's.
+    pub id: Option<Box<str>>,
+    pub rooms: Vec<Name>,
+    /// How many of them have not been left yet.
+    pub outstanding: usize,
 }
 
 impl Session {

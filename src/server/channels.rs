@@ -329,8 +329,7 @@ impl Handle<Mail> {
 
     pub(super) fn ask(&self, core: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Invalid> {
         let (reply, answer) = oneshot::channel();
-        let call = Box::new(Call { asker: Asker::Thread(reply), ask, answer: None });
-        self.send(core, Mail::Ask(call)).map_err(|_| Invalid::Stopped)?;
+        self.send(core, Mail::Ask(Call::new(Asker::Thread(reply), ask))).map_err(|_| Invalid::Stopped)?;
         Ok(answer)
     }
 }

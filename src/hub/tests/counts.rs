@@ -4,11 +4,7 @@ use super::client::field;
 use crate::ds::Rate;
 use crate::handler::{Action, ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Work};
 use crate::hub::handshake::Newcomer;
-use crate::hub::token::Keys;
-use crate::hub::{
-    Board, Budget, Figures, Hub, Limit, Limits, Mail, Name, Namespaces, Open, Options, Publishers, Settings,
-    SlowConsumer,
-};
+use crate::hub::{Board, Figures, Hub, Limit, Mail, Name, Open, Options, Publishers, Settings, SlowConsumer};
 use crate::proto::address::AddressKey;
 use crate::proto::client::decode_server_header;
 use crate::proto::close::CloseReason;
@@ -41,24 +37,7 @@ struct Site {
 
 impl Site {
     fn options(board: &Arc<Board>) -> Options {
-        Options {
-            namespaces: Namespaces::default(),
-            topics_per_connection_max: 3,
-            send_queue_bytes_max: 1_000,
-            replay_bytes_max: 1 << 20,
-            history_bytes_max: 1 << 20,
-            slow_budget: Budget::new(64 << 20),
-            server_id: "n".into(),
-            ping_interval_ms: 0,
-            takes_names: true,
-            keys: Keys::default(),
-            anonymous: false,
-            refuse_in_band: true,
-            limits: Limits::NONE,
-            origins: None,
-            echo: false,
-            board: Arc::clone(board),
-        }
+        Options { topics_per_connection_max: 3, board: Arc::clone(board), ..Options::for_tests() }
     }
 
     /// So many cores, with namespaces and limits as `set` leaves them.

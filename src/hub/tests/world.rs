@@ -5,7 +5,6 @@ use crate::buf::Payload;
 use crate::ds::Rate;
 use crate::handler::{Action, ConnId, Decision, Handler, Kind, Message, Origin, Outbox, Work};
 use crate::hub::handshake::Newcomer;
-use crate::hub::token::Keys;
 use crate::hub::{
     Board, Budget, Connect, Hub, Limits, Mail, Name, Namespaces, Open, Options, Publishers, Settings,
     SlowConsumer,
@@ -146,16 +145,10 @@ impl World {
             replay_bytes_max: 600,
             history_bytes_max: [500, 1 << 20][random.below(2)],
             slow_budget: Budget::new(budget_bytes),
-            server_id: "sim".into(),
-            ping_interval_ms: 0,
-            takes_names: true,
-            keys: Keys::default(),
-            anonymous: false,
             refuse_in_band: random.one_in(2),
             limits,
             board: Arc::clone(&board),
-            origins: None,
-            echo: false,
+            ..Options::for_tests()
         });
         let mut producers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
         let mut consumers: Vec<Vec<_>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
