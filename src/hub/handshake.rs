@@ -181,7 +181,7 @@ impl<K: Hooks> Hub<K> {
     }
 
     fn ask_home_of_address(&mut self, conn: ConnId, address: AddressKey, ask: Ask, out: &mut Outbox<Mail>) {
-        let call = Box::new(Call { asker: Asker::Client { conn, id: None }, ask, answer: None });
+        let call = Call::new(Asker::Client { conn, id: None }, ask);
         self.links.call(self.home_of_address(address), call, out);
     }
 
@@ -300,7 +300,7 @@ fn checked(user: Option<String>) -> Result<Option<Name>, Refusal> {
     match user {
         Some(user) if !is_name(&user) => Err(Refusal::Plain(
             Status::BadRequest,
-            "A user name has 1 to 255 bytes, no control characters, and more than separators.",
+            "A user name has 1 to 255 bytes, no control characters, and is not made of separators alone.",
         )),
         user => Ok(user.as_deref().map(Name::new)),
     }

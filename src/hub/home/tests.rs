@@ -1,34 +1,10 @@
-use super::super::lease::Budget;
-use super::super::limit::Limits;
-use super::super::token::Keys;
 use super::*;
 use crate::hub::Namespaces;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 fn homes() -> Homes {
-    Homes::new(Arc::new(options()))
-}
-
-fn options() -> Options {
-    Options {
-        namespaces: Namespaces::default(),
-        topics_per_connection_max: 1,
-        send_queue_bytes_max: 1 << 20,
-        replay_bytes_max: 1 << 20,
-        history_bytes_max: 64 << 20,
-        slow_budget: Budget::new(0),
-        server_id: "n".into(),
-        ping_interval_ms: 0,
-        takes_names: true,
-        keys: Keys::default(),
-        anonymous: false,
-        refuse_in_band: false,
-        limits: Limits::NONE,
-        board: Arc::default(),
-        origins: None,
-        echo: false,
-    }
+    Homes::new(Arc::new(Options { history_bytes_max: 64 << 20, ..Options::for_tests() }))
 }
 
 #[test]
@@ -103,7 +79,7 @@ fn keeping(count: usize, history_bytes_max: usize) -> Arc<Options> {
     let settings =
         Settings { history_count_max: count, history_age_ms: LINGER_MS + 5_000, ..Settings::CHANNEL };
     namespaces.add("*", settings).unwrap();
-    Arc::new(Options { namespaces, history_bytes_max, ..options() })
+    Arc::new(Options { namespaces, history_bytes_max, ..Options::for_tests() })
 }
 
 /// The topics that keep history are known, each by its place, and what they keep is their sum.
@@ -147,7 +123,7 @@ proptest! {
                     continue;
                 }
             };
-            homes.handle_call(0, Box::new(Call { asker: Asker::Core, ask, answer: None }), &mut links, &mut out);
+            homes.handle_call(0, Call::own(ask), &mut links, &mut out);
             while links.take_own().is_some() {}
             agrees(&homes)?;
         }
