@@ -7,7 +7,7 @@
 
 use super::log::Log;
 use crate::config::{Changes, Config, Sources};
-use crate::control::{ReloadError, Reloaded, Reloading};
+use crate::control::{ReloadError, Reloading};
 use crate::hub::Mail;
 use crate::server::{Handle, TuneError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ pub(super) struct Reload {
     waiting: Arc<Mutex<Option<Vec<Asker>>>>,
 }
 
-type Asker = oneshot::Sender<Result<Reloaded, ReloadError>>;
+type Asker = oneshot::Sender<Result<Changes, ReloadError>>;
 
 impl Reload {
     pub fn new(sources: Sources, handle: Handle<Mail>, log: Log) -> Reload {
@@ -63,11 +63,11 @@ impl Reload {
         }
     }
 
-    fn reload(&self) -> Result<Reloaded, ReloadError> {
+    fn reload(&self) -> Result<Changes, ReloadError> {
         let had_keys = self.handle.configured(|config| !config.keys.is_empty());
         let reloaded = self.try_reload();
         match &reloaded {
-            Ok(Reloaded { applied, needs_restart }) => {
+            Ok(Changes { applied, needs_restart }) => {
                 let (applied, needs_restart) = (applied.join(", "), needs_restart.join(", "));
                 tracing::info!(applied, needs_restart, "configuration read again");
             }
@@ -82,10 +82,10 @@ impl Reload {
         reloaded
     }
 
-    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+    fn try_reload(&self) -> Result<Changes, ReloadError> {
         let config = Config::load(&self.sources).map_err(|errors| ReloadError::Config(errors.to_string()))?;
         let reloaded = match self.handle.tune(&config) {
-            Ok(Changes { applied, needs_restart }) => Ok(Reloaded { applied, needs_restart }),
+            Ok(changes) => Ok(changes),
             Err(late @ TuneError::Late { .. }) => Err(ReloadError::Late(late.to_string())),
             Err(error) => return Err(ReloadError::Config(error.to_string())),
         };

@@ -22,6 +22,7 @@ mod watch;
 
 pub use access::Key;
 
+use crate::config::Changes;
 use crate::hub::Mail;
 use crate::server::{Drain, Handle, listen_one};
 use crate::sys::priority;
@@ -102,15 +103,6 @@ pub struct Settings {
     pub slow_budget_bytes: u64,
 }
 
-/// What became of a changed configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Options that are in force now.
-    pub applied: Vec<String>,
-    /// Options that changed and will be only after a restart.
-    pub needs_restart: Vec<String>,
-}
-
 /// Why a changed configuration is not in force, or not everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReloadError {
@@ -121,7 +113,7 @@ pub enum ReloadError {
 }
 
 /// What will become of it. Closed without a word if it was not even read.
-pub type Reloading = oneshot::Receiver<Result<Reloaded, ReloadError>>;
+pub type Reloading = oneshot::Receiver<Result<Changes, ReloadError>>;
 
 /// The admin listener's socket. Taken before the process is hardened: its port may need a privilege.
 ///

@@ -58,13 +58,8 @@ impl State {
             (Some(_), _) => State::Draining,
             (None, Pressure::Over | Pressure::FarOver) => State::Shedding,
             (None, Pressure::Near) => State::Full,
-            (None, Pressure::Calm) => {
-                if is_full {
-                    State::Full
-                } else {
-                    State::Ready
-                }
-            }
+            (None, Pressure::Calm) if is_full => State::Full,
+            (None, Pressure::Calm) => State::Ready,
         }
     }
 }

@@ -259,12 +259,11 @@ fn cores(info: &Value) -> Vec<Line> {
 }
 
 fn core_line(core: &Value, busy: f64) -> Line {
-    let figures = format!(
-        " {:>3.0} %  {} connections, turn p99 {} us",
-        busy * 100.0,
-        count(core, "/connections"),
-        count(core, "/turn_p99_us")
-    );
+    // No turn takes 0: none was measured.
+    let turn_us = number(core, "/turn_p99_us").filter(|us| *us > 0.0);
+    let turn = turn_us.map_or("-".to_owned(), |us| format!("{} us", grouped(us as u64)));
+    let connections = count(core, "/connections");
+    let figures = format!(" {:>3.0} %  {connections} connections, turn p99 {turn}", busy * 100.0);
     Line::labelled(&format!("core {}", count(core, "/core"))).bar(busy).add(figures)
 }
 
@@ -391,6 +390,14 @@ mod tests {
             screen.iter().any(|line| line.starts_with("core 59 ")) && !screen.concat().contains("core 43 ")
         );
         assert!(screen.iter().any(|line| line.trim() == "and 44 that are less busy"));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_zero() {
+        let mut info = info();
+        info["core"][0]["turn_p99_us"] = json!(0);
+        let line = "core 0       ##########----------  50 %  50,000 connections, turn p99 -";
+        assert!(screen(&info, 120, false).iter().any(|shown| shown == line));
     }
 
     #[test]

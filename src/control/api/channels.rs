@@ -3,15 +3,13 @@
 use super::arguments::Arguments;
 use super::fault::Fault;
 use super::shape::Shape;
+use super::{data, limit, ok};
 use crate::control::answers::deadline;
-use crate::control::http::{Answer, Code};
+use crate::control::http::Answer;
 use crate::control::routes::Routes;
 use crate::hub::TopicFacts;
 use ::http::StatusCode;
 use serde_json::{Value, json};
-
-/// Entries of a list where no limit is given.
-const LIMIT: u64 = 100;
 
 pub const PUBLISHED: Shape = Shape::Object(&[("channel", Shape::Text), ("last_id", Shape::Count)]);
 
@@ -135,21 +133,4 @@ pub async fn channels(routes: &Routes, arguments: Arguments) -> Result<Answer, F
     let channel = |topic: TopicFacts| json!({"channel": &*topic.name, "subscribers": topic.subscribers, "last_id": topic.last_id});
     let channels: Vec<Value> = most.into_iter().map(channel).collect();
     Ok(ok(&json!({"channels": channels, "total": total})))
-}
-
-/// What is to be sent: no larger than what clients may send.
-pub(super) fn data<'a>(routes: &Routes, arguments: &'a Arguments) -> Result<&'a str, Fault> {
-    let (data, most) = (arguments.text("data").unwrap_or("null"), routes.operator.max_message_bytes());
-    if data.len() > most {
-        return Err(Fault::new(Code::TooLarge, format!("data may have no more than {most} bytes")));
-    }
-    Ok(data)
-}
-
-pub(super) fn limit(arguments: &Arguments) -> usize {
-    arguments.number("limit").unwrap_or(LIMIT) as usize
-}
-
-pub(super) fn ok(value: &Value) -> Answer {
-    Answer::json(StatusCode::OK, value)
 }

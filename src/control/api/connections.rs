@@ -1,9 +1,9 @@
 //! Users and their connections: messages to them, where they are, ending them.
 
 use super::arguments::Arguments;
-use super::channels::{data, limit, ok};
 use super::fault::Fault;
 use super::shape::Shape;
+use super::{data, limit, ok};
 use crate::control::answers::deadline;
 use crate::control::http::{Answer, Code};
 use crate::control::routes::Routes;

@@ -1,8 +1,8 @@
 //! What the server has and does: the metrics, the figures of the dashboard, and how they are described.
 
 use super::arguments::Arguments;
-use super::channels::ok;
 use super::fault::Fault;
+use super::ok;
 use super::shape::Shape;
 use crate::control::http::{Answer, Request};
 use crate::control::metrics;

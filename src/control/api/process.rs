@@ -1,8 +1,8 @@
 //! The server as a whole: its configuration, its end.
 
 use super::arguments::Arguments;
-use super::channels::ok;
 use super::fault::Fault;
+use super::ok;
 use super::shape::Shape;
 use crate::control::answers::{Late, deadline};
 use crate::control::http::{Answer, Code};
