@@ -1,9 +1,10 @@
 //! The server, looked at once a second: what it has and does now, and what it did in the last minutes.
 //!
-//! Looking is adding up counters that every core writes anyway, and reading two small files of the kernel. No core is asked
-//! anything, so a server that no longer answers is still seen. Of the past five minutes a few numbers a second are kept, of
-//! the last ten seconds everything.
+//! Looking is adding up counters that every core writes anyway, and reading small files of the kernel, among them one for each
+//! core's thread. No core is asked anything, so a server that no longer answers is still seen. Of the past five minutes a few
+//! numbers a second are kept, of the last ten seconds everything.
 
+pub(super) mod cpu;
 mod look;
 mod report;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use crate::ds::Distribution;
 use crate::reactor::Pressure;
 use crate::server::Stopping;
 use crate::sys::process;
+use cpu::Meter;
 pub(super) use look::{CoreLook, Look};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -69,7 +71,7 @@ impl State {
 struct Load {
     connections: f64,
     memory: f64,
-    /// The busiest one.
+    /// The busiest CPU that a core is pinned to.
     cores: f64,
 }
 
@@ -79,7 +81,7 @@ impl Load {
         Load {
             connections: part(look.totals.connections_open, max_connections),
             memory: part(look.memory.used_bytes, look.memory.budget_bytes),
-            cores: look.cores.iter().map(CoreLook::busy).fold(0.0, f64::max),
+            cores: look.busiest(),
         }
     }
 
@@ -108,29 +110,34 @@ pub(super) struct Watch {
     operator: Rc<Operator>,
     started: Instant,
     started_at: SystemTime,
+    meter: RefCell<Meter>,
     past: RefCell<Past>,
 }
 
 impl Watch {
     pub fn new(operator: Rc<Operator>) -> Watch {
-        let past = RefCell::new(Past::new(Look::take(&operator.handle)));
-        Watch { operator, started: Instant::now(), started_at: SystemTime::now(), past }
+        let mut meter = Meter::default();
+        let past = RefCell::new(Past::new(meter.look(&operator.handle)));
+        let meter = RefCell::new(meter);
+        Watch { operator, started: Instant::now(), started_at: SystemTime::now(), meter, past }
     }
 
     /// Looks once a second, for ever.
     pub async fn run(&self) {
-        let mut next = monoio::time::interval(STEP);
+        // A second after the first look: of less time the kernel's account of waits is too coarse.
+        let mut next = monoio::time::interval_at(monoio::time::Instant::now() + STEP, STEP);
         next.set_missed_tick_behavior(monoio::time::MissedTickBehavior::Delay);
         loop {
             next.tick().await;
-            let look = Look::take(&self.operator.handle);
+            let look = self.meter.borrow_mut().look(&self.operator.handle);
             self.past.borrow_mut().add(look);
         }
     }
 
-    /// The server at this moment.
+    /// The server at this moment; how busy its CPUs are, at the last look.
     pub fn scrape(&self) -> Scrape {
-        let look = Look::take(&self.operator.handle);
+        let cpus = self.past.borrow().now().cpus.clone();
+        let look = Look { cpus, ..Look::take(&self.operator.handle) };
         let settings = &self.operator.settings;
         Scrape {
             load: Load::of(&look, settings.max_connections).largest(),
@@ -182,7 +189,7 @@ impl Rates {
 struct Point {
     connections: u64,
     rates: Rates,
-    /// Of the busiest core.
+    /// Of the busiest CPU.
     busy: f64,
     latency_p99_us: u64,
     delivery_p99_us: u64,
@@ -206,7 +213,7 @@ impl Past {
         let point = Point {
             connections: look.totals.connections_open,
             rates: Rates::between(before, &look),
-            busy: look.cores.iter().map(CoreLook::busy).fold(0.0, f64::max),
+            busy: look.busiest(),
             latency_p99_us: p99(&look.totals.handling_us, &before.totals.handling_us),
             delivery_p99_us: p99(&look.figures.delivery_us, &before.figures.delivery_us),
             heartbeat_p99_us: p99(&look.totals.heartbeat_us, &before.totals.heartbeat_us),

@@ -3,6 +3,7 @@
 use super::drain::{Begun, Drain, Stopping, Terms};
 use super::listen::SharedAddress;
 use super::pressure::{MemoryUse, Seen};
+use super::seat::Seat;
 use super::tune::InForce;
 use crate::hub::Board;
 use crate::reactor::{ConnectionFacts, Control, Counters, Totals};
@@ -18,6 +19,7 @@ pub(super) struct Core<M> {
     pub mail: Sender<Control<M>>,
     pub waker: Waker,
     pub counters: Arc<Counters>,
+    pub seat: Arc<Seat>,
 }
 
 /// Sends mail to a server's cores, reads its counters, stops it. Cheap to clone, usable from any thread.
@@ -137,6 +139,11 @@ impl<M> Handle<M> {
         let (answer, receiver) = oneshot::channel();
         self.control(core, Control::Look { conn, answer })?;
         Some(receiver)
+    }
+
+    /// Where a core's thread runs; `None` if there is no such core.
+    pub(crate) fn seat(&self, core: usize) -> Option<&Seat> {
+        self.shared.cores.get(core).map(|core| &*core.seat)
     }
 
     /// Counters of one core; all zero where there is no such core.

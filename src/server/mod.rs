@@ -9,6 +9,7 @@ mod journal;
 mod listen;
 mod look;
 mod pressure;
+mod seat;
 mod tune;
 
 pub use channels::{HistoryPage, Invalid, Pending, Unanswered, UserPage};
@@ -35,6 +36,7 @@ use crate::sys::wake::Waker;
 use capacity::{Plan, Wanted};
 use crossbeam_channel::{Receiver, Sender};
 use pressure::{MemoryWatch, Seen};
+use seat::Seat;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -346,7 +348,7 @@ where
     for (index, ((listener, ring), mesh)) in sockets.zip(ends).enumerate() {
         let reactor = ReactorThread {
             index,
-            cpu: plan.cores[index],
+            seat: Arc::new(Seat::on(plan.cores[index])),
             listener,
             options: Options { budget: ring.budget(), ..options.clone() },
             ring,
@@ -382,7 +384,7 @@ fn start_watchers(watch: MemoryWatch, reader: journal::Reader) -> (Vec<JoinHandl
 /// What one reactor thread starts from.
 struct ReactorThread {
     index: usize,
-    cpu: usize,
+    seat: Arc<Seat>,
     listener: TcpListener,
     ring: PreparedRing,
     options: Options,
@@ -407,7 +409,8 @@ impl ReactorThread {
     {
         let (mail_sender, mail) = crossbeam_channel::unbounded();
         let counters = Arc::clone(&self.shared.counters);
-        let core = handle::Core { mail: mail_sender, waker: waker.clone(), counters };
+        let seat = Arc::clone(&self.seat);
+        let core = handle::Core { mail: mail_sender, waker: waker.clone(), counters, seat };
         let mailbox = Mailbox { mail, waker };
         let thread = thread::Builder::new()
             .name(format!("reactor-{}", self.index))
@@ -424,7 +427,7 @@ impl ReactorThread {
         mesh: Mesh<H::Mail>,
         say_ready: Sender<io::Result<()>>,
     ) {
-        core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
+        self.seat.take();
         let ring = match Uring::start(self.ring, Some(self.listener), Some(mailbox.waker.clone())) {
             Ok(ring) => ring,
             Err(error) => {

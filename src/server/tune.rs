@@ -180,7 +180,12 @@ mod tests {
         let plan = capacity::plan(&HostFacts::read(), &wanted).expect("this host carries ten");
         let (_listeners, place) = listen_all("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
         let (mails, mut orders): (Vec<_>, Vec<_>) = (0..3).map(|_| unbounded()).unzip();
-        let core = |mail| Core { mail, waker: Waker::new().unwrap(), counters: Arc::default() };
+        let core = |mail| Core {
+            mail,
+            waker: Waker::new().unwrap(),
+            counters: Arc::default(),
+            seat: Arc::default(),
+        };
         let in_force = InForce::new(Config::default(), plan, Arc::new(MemoryBudget::new(None)));
         let cores = mails.into_iter().map(core).collect();
         let handle: Handle<Mail> = Handle::new(place, cores, in_force, Arc::default(), Arc::default());

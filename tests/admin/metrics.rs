@@ -7,6 +7,9 @@ use super::common::{PATIENCE, eventually};
 use super::{admin, ask, get};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
 
 /// Every name that protocol.md promises, but those marked later: a sample of each.
 const PROMISED: &[&str] = &[
@@ -253,6 +256,34 @@ fn the_figures_say_the_same_and_the_curve_grows() {
     assert_eq!(series["series"]["connections"].as_array().and_then(|curve| curve.last()), Some(&5.into()));
     assert_eq!(points(&json(&server, "/api/series?seconds=2")), 2);
     drop(clients);
+}
+
+/// Each of them runs a small part of the time, and there is no room for more.
+#[test]
+fn reactors_that_share_a_cpu_fill_it_together() {
+    let cpu = core_affinity::get_core_ids().expect("CPUs")[0].id.to_string();
+    let server = Server::start_with_reactors(8, &["--server-id", "n1", "--cores", &cpu]);
+    let (is_over, deadline) = (AtomicBool::new(false), Instant::now() + PATIENCE);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            let (mut client, is_over) = (server.open(), &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    client.echo(TEXT, &[b'x'; 4096]);
+                }
+            });
+        }
+        eventually("the CPU is far busier than any of its reactors", PATIENCE, || {
+            let info = json(&server, "/api/info");
+            let busy = info["core"].as_array()?.iter().map(|core| core["busy"].as_f64());
+            let busiest = busy.collect::<Option<Vec<f64>>>()?.into_iter().fold(0.0, f64::max);
+            (busiest > 0.0 && info["load_parts"]["cores"].as_f64()? > 2.0 * busiest).then_some(())
+        });
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let samples = scrape(&server);
+    let cpus: Vec<&String> = samples.keys().filter(|key| key.starts_with("ws_cpu_busy_ratio{")).collect();
+    assert_eq!(cpus, [&format!("ws_cpu_busy_ratio{{cpu=\"{cpu}\"}}")]);
 }
 
 #[test]

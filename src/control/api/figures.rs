@@ -65,6 +65,8 @@ const CORE: Shape = Shape::Object(&[
     ("turn_p99_us", Shape::Count),
 ]);
 
+const CPU: Shape = Shape::Object(&[("cpu", Shape::Count), ("busy", Shape::Number)]);
+
 const SLOW: Shape = Shape::Object(&[
     ("dropped", Shape::Count),
     ("gaps", Shape::Count),
@@ -105,6 +107,7 @@ pub const INFO: Shape = Shape::Object(&[
     ("totals", TOTALS),
     ("latency_us", LATENCIES),
     ("core", Shape::List(&CORE)),
+    ("cpu", Shape::List(&CPU)),
     ("disconnects", COUNTS),
     ("slow", SLOW),
     ("rate_limited", COUNTS),

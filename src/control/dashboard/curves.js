@@ -10,7 +10,7 @@ const CURVES = [
   { title: "Messages", lines: [["messages_in", "in"], ["messages_out", "out"]], format: asShortRate, axis: asShort },
   { title: "Bytes", lines: [["bytes_in", "in"], ["bytes_out", "out"]], format: asByteRate, axis: asBytes, base: 1024 },
   { title: "Latency, p99", lines: [["delivery_p99_us", "delivery"], ["latency_p99_us", "handling"]], format: asMicroseconds, axis: asMicroseconds },
-  { title: "Busiest core", lines: [["busy", "busy"]], format: asPart, axis: asPart, top: 1 },
+  { title: "Busiest CPU", lines: [["busy", "busy"]], format: asPart, axis: asPart, top: 1 },
   { title: "Closes", lines: [["disconnects", "closed"]], format: asShortRate, axis: asShort },
 ];
 

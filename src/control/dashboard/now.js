@@ -5,7 +5,7 @@ const REASONS_SHOWN = 8;
 const CORES_FEW = 6;
 // With fewer, what the process needs anyway is most of what falls on each.
 const CONNECTIONS_TELLING = 10_000;
-const PARTS = { connections: "connections", memory: "memory", cores: "busiest core" };
+const PARTS = { connections: "connections", memory: "memory", cores: "busiest CPU" };
 const PATHS = { delivery: "delivery", message: "handling", heartbeat: "heartbeat", turn: "core turn" };
 const STATES = { ready: "Ready", shedding: "Shedding", full: "Full", draining: "Draining" };
 const SLOW = { dropped: "messages dropped", gaps: "gaps told", disconnected: "disconnected" };
@@ -45,7 +45,7 @@ function showNow(info) {
   showTraffic(info);
   showLatency(info);
   showDrain(info);
-  showCores(info.core ?? []);
+  showCores(info.core ?? [], info.cpu ?? []);
   showCloses(info.disconnects ?? {});
   showFaults(info);
   showSlow(info.slow ?? {});
@@ -132,24 +132,27 @@ function showDrain({ drain, connections }) {
   gauges(at("drain-progress"), [["closed", clients ? closed / clients : 1, asPart(clients ? closed / clients : 1), false]]);
 }
 
-function showCores(cores) {
+// No turn takes 0: none was measured.
+const asTurn = us => (us ? asMicroseconds(us) : UNKNOWN);
+
+function showCores(cores, cpus) {
   const build = ({ core }) => make("li", {}, make("span", { class: "soft" }, String(core)), bar(`core ${core}`), make("span"),
     make("span", { class: "soft more" }), make("span", { class: "soft more" }));
   at("cores").className = cores.length <= CORES_FEW ? "few" : "";
   sync(at("cores"), cores, ({ core }) => core, build, (item, { busy, connections, turn_p99_us }) => {
     const [, busyBar, text, held, turn] = item.children;
     item.dataset.level = levelOf(busy);
-    item.title = `${several(connections, "connection")}, p99 of a turn ${asMicroseconds(turn_p99_us)}`;
+    item.title = `${several(connections, "connection")}, p99 of a turn ${asTurn(turn_p99_us)}`;
     setBar(busyBar, busy, asPart(busy));
     show(text, asPart(busy));
     show(held, `${asShort(connections)} conn.`);
-    show(turn, asMicroseconds(turn_p99_us));
+    show(turn, asTurn(turn_p99_us));
   });
-  if (!cores.length) return;
-  const most = by => cores.reduce((best, core) => (core[by] > best[by] ? core : best));
-  const [busiest, slowest, fullest] = ["busy", "turn_p99_us", "connections"].map(most);
-  show(at("cores-words"), `Busiest: core ${busiest.core}, ${asPart(busiest.busy)}. Longest turns: core ${slowest.core}, p99 `
-    + `${asMicroseconds(slowest.turn_p99_us)}. Most connections: core ${fullest.core}, ${asCount(fullest.connections)}.`);
+  if (!cores.length || !cpus.length) return;
+  const most = (list, by) => list.reduce((best, one) => (one[by] > best[by] ? one : best));
+  const [busiest, slowest, fullest] = [most(cpus, "busy"), most(cores, "turn_p99_us"), most(cores, "connections")];
+  show(at("cores-words"), `Busiest: CPU ${busiest.cpu}, ${asPart(busiest.busy)}. Longest turns: core ${slowest.core}, p99 `
+    + `${asTurn(slowest.turn_p99_us)}. Most connections: core ${fullest.core}, ${asCount(fullest.connections)}.`);
 }
 
 function showCloses(disconnects) {

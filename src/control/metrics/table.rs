@@ -149,7 +149,7 @@ pub(super) const METRICS: &[Metric] = &[
         One(|s| s.look.memory.used_bytes as f64)),
     metric("ws_memory_budget_bytes", Gauge, "bytes", "What there is by the measure of ws_memory_used_bytes; at 90 % newcomers are refused.",
         One(|s| s.look.memory.budget_bytes as f64)),
-    metric("ws_load", Gauge, "", "0 to 1: the largest of connections, memory and busiest core against their limits.",
+    metric("ws_load", Gauge, "", "0 to 1: the largest of connections, memory and busiest CPU against their limits.",
         One(|s| s.load)),
     metric("ws_reactor_busy_ratio", Gauge, "ratio", "Part of the last second in which the core's reactor ran.",
         By(&["core"], |s, put| {
@@ -157,6 +157,8 @@ pub(super) const METRICS: &[Metric] = &[
                 put(&[&index.to_string()], core.busy());
             }
         })),
+    metric("ws_cpu_busy_ratio", Gauge, "ratio", "Part of the last second in which a reactor pinned to the CPU ran, or was ready to and had to wait.",
+        By(&["cpu"], |s, put| s.look.cpus.iter().for_each(|cpu| put(&[&cpu.number.to_string()], cpu.busy)))),
     metric("ws_reactor_connections", Gauge, "", "WebSocket connections open on the core.",
         By(&["core"], |s, put| {
             for (index, core) in s.look.cores.iter().enumerate() {

@@ -3,6 +3,7 @@
 use super::table::{ALIASES, METRICS};
 use super::{Format, Kind, Metric, Scrape, Source, write};
 use crate::control::watch::Look;
+use crate::control::watch::cpu::Cpu;
 use crate::ds::{BUCKETS, bound};
 use crate::hub::Figures;
 use crate::reactor::{Counters, Totals};
@@ -35,8 +36,9 @@ fn scrape(server_id: &str, cores: &[Counters], figures: Figures) -> Scrape {
         totals.add(core);
         totals
     });
+    let cpus = (0..cores.len()).map(|number| Cpu { number, busy: 0.5 }).collect();
     Scrape {
-        look: Look::of(totals, figures, MemoryUse::default(), 123 << 20),
+        look: Look { cpus, ..Look::of(totals, figures, MemoryUse::default(), 123 << 20) },
         load: 0.25,
         server_id: server_id.to_owned(),
         max_connections: 1_000_000,
@@ -243,8 +245,9 @@ This page is made from the table in `src/control/metrics/table.rs`; a test keeps
 [alerts.md](alerts.md) explains; [deploy/grafana](../deploy/grafana/megasock.json) is a dashboard.
 
 Every sample has the label `server_id` besides those below. Counters start at 0 with the server; each value a label can have is
-there from the start, so a rate sees the first event too. Numbers are of the moment of the scrape, `ws_reactor_busy_ratio` of the
-second before it. They are read while all cores go on counting, so two of them may be apart by what happened in between.
+there from the start, so a rate sees the first event too. Numbers are of the moment of the scrape, `ws_reactor_busy_ratio` and
+`ws_cpu_busy_ratio` of the second before it. They are read while all cores go on counting, so two of them may be apart by what
+happened in between.
 
 With `server_id = \"auto\"` that label is the host's name, and a container has another one after each start: its counters are
 then new series. Name servers (`server_id`, `MEGASOCK_SERVER_ID`) so that a name outlives a restart.
@@ -254,6 +257,11 @@ as with none.
 
 `ws_connections_active` is `ws_connections_total` less the sum of `ws_disconnections_total`. `ws_load` is for balancers and
 autoscalers: one number from 0 to 1, whatever is scarce.
+
+`ws_reactor_busy_ratio` is the time that a reactor's thread ran, `ws_cpu_busy_ratio` how full a CPU is: the run times of all
+reactors pinned to it added up, or, if that is more, the longest that one of them ran or was ready to, as when other processes
+take that CPU. Where the kernel does not count waits (`CONFIG_SCHED_INFO`) only run times are in it, and time that a hypervisor
+takes is in neither. A reactor that could not be pinned counts to the CPU it was meant for. `ws_load` goes by the busiest CPU.
 
 ";
 

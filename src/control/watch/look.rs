@@ -1,5 +1,6 @@
 //! One look at all counters of a server.
 
+use super::cpu::Cpu;
 use crate::ds::Distribution;
 use crate::hub::{Figures, Mail, SlowConsumer};
 use crate::proto::close::CloseReason;
@@ -15,6 +16,8 @@ pub(in crate::control) struct Look {
     pub totals: Totals,
     pub figures: Figures,
     pub cores: Vec<CoreLook>,
+    /// Those that cores are pinned to; none in what [`Look::take`] sees, which has no look before it.
+    pub cpus: Vec<Cpu>,
     pub memory: MemoryUse,
     pub rss_bytes: u64,
 }
@@ -56,7 +59,12 @@ impl Look {
                 turn_us: of_core.turn_us,
             });
         }
-        Look { at: Instant::now(), totals, figures, cores, memory, rss_bytes }
+        Look { at: Instant::now(), totals, figures, cores, cpus: Vec::new(), memory, rss_bytes }
+    }
+
+    /// How busy the busiest CPU is: 0 to 1.
+    pub fn busiest(&self) -> f64 {
+        self.cpus.iter().map(|cpu| cpu.busy).fold(0.0, f64::max)
     }
 
     /// Subscribers that began to lose messages, or were closed, by what is done with them: also those closed by their core,

@@ -49,6 +49,7 @@ impl Watch {
                 "turn": latency(&totals.turn_us, &oldest.totals.turn_us),
             },
             "core": cores(look, oldest),
+            "cpu": cpus(look),
             "disconnects": counts(CloseReason::ALL.map(CloseReason::name), totals.disconnected),
             "slow": slow(look, self.operator.slow_budget_bytes()),
             "rate_limited": counts(Limit::ALL.map(Limit::name), figures.refusals),
@@ -122,6 +123,11 @@ fn cores(look: &Look, oldest: &Look) -> Vec<Value> {
         })
     };
     pairs.map(core).collect()
+}
+
+/// Of each CPU that cores are pinned to.
+fn cpus(look: &Look) -> Vec<Value> {
+    look.cpus.iter().map(|cpu| json!({"cpu": cpu.number, "busy": rounded(cpu.busy)})).collect()
 }
 
 fn slow(look: &Look, budget_bytes: u64) -> Value {

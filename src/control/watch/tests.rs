@@ -1,5 +1,6 @@
 //! What is made of looks, without a server.
 
+use super::cpu::Cpu;
 use super::*;
 use crate::hub::Figures;
 use crate::reactor::{Counters, Totals};
@@ -54,10 +55,9 @@ fn the_past_is_bounded_and_its_percentiles_are_of_the_last_seconds() {
 #[test]
 fn load_is_the_largest_part_and_never_more_than_one() {
     let (one, two) = (Counters::default(), Counters::default());
-    one.busy_permille.set(300);
-    two.busy_permille.set(420);
     two.connections_open.set(100);
     let mut look = look(Instant::now(), 0, &[&one, &two]);
+    look.cpus = [0.3, 0.42].into_iter().enumerate().map(|(number, busy)| Cpu { number, busy }).collect();
     look.memory = MemoryUse { used_bytes: 200, budget_bytes: 1_000, ..MemoryUse::default() };
     let load = Load::of(&look, 1_000);
     assert_eq!(load, Load { connections: 0.1, memory: 0.2, cores: 0.42 });
