@@ -89,10 +89,28 @@ fn the_table_keeps_to_the_rules_of_names() {
 fn histograms_tell_bounds_that_there_are() {
     for metric in all() {
         if let Source::Spread(_, buckets, _) = &metric.source {
-            assert!(buckets.bounds.is_sorted() && buckets.bounds.len() <= 16, "{}", metric.name);
+            assert!(buckets.bounds.is_sorted() && buckets.bounds.len() <= 18, "{}", metric.name);
             for told in buckets.bounds {
                 assert!((0..BUCKETS - 1).any(|bucket| bound(bucket) == *told), "{}: {told}", metric.name);
             }
+        }
+    }
+}
+
+/// A quantile that Prometheus works out may be anywhere between two bounds.
+#[test]
+fn delays_are_told_in_full_in_the_octave_below_what_alerts_ask() {
+    let delays = METRICS.iter().filter_map(|metric| match &metric.source {
+        Source::Spread(_, buckets, _) if metric.name.ends_with("latency_seconds") => {
+            Some((metric.name, buckets))
+        }
+        _ => None,
+    });
+    for (name, buckets) in delays {
+        for alert_us in [100_000, 1_050_000] {
+            let below = (0..BUCKETS).map(bound).filter(|bound| (alert_us / 2..alert_us).contains(bound));
+            let left_out: Vec<u64> = below.filter(|bound| !buckets.bounds.contains(bound)).collect();
+            assert!(left_out.is_empty(), "{name}: {left_out:?} us");
         }
     }
 }
