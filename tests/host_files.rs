@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const SYSCTL: &str = include_str!("../sysctl/60-megasock.conf");
+const MODULES: &str = include_str!("../sysctl/60-megasock.modules");
 const LIMITS: &str = include_str!("../limits/60-megasock.conf");
 const UNIT_LIMITS: &str = include_str!("../deploy/systemd-limits.conf");
 const UNIT: &str = include_str!("../deploy/systemd/megasock.service");
@@ -280,6 +281,33 @@ fn tune_raises_what_is_short_says_so_and_puts_it_back() {
     assert!(said.contains("restored net.core.somaxconn: 65535 -> 4096"), "{said}");
     assert_eq!(host.files(), before);
     assert_eq!(host.tune(&["--revert"]), "nothing to revert\n");
+}
+
+/// The module comes with the first firewall, after the sysctl file at a boot.
+#[test]
+fn tune_has_connection_tracking_loaded_early_where_there_is_any() {
+    const FILE: &str = "etc/modules-load.d/60-megasock.conf";
+    let host = Host::new("modules");
+    host.tune(&[]);
+    assert!(!host.files().contains_key(FILE), "connections are not tracked");
+    host.tune(&["--revert"]);
+    host.write("proc/sys/net/netfilter/nf_conntrack_max", "262144");
+    let before = host.files();
+
+    host.tune(&["--dry-run"]);
+    host.tune(&["--runtime"]);
+    assert!(!host.files().contains_key(FILE));
+    let said = host.tune(&[]);
+    let changed = host.files();
+    assert!(said.contains(FILE), "{said}");
+    assert_eq!(changed[FILE], MODULES.trim());
+    let modules: Vec<&str> = MODULES.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(modules, ["nf_conntrack"]);
+    assert_eq!(changed["proc/sys/net/netfilter/nf_conntrack_max"], "1100000");
+
+    host.tune(&["--revert"]);
+    assert!(!host.files().contains_key(FILE));
+    assert_eq!(host.files(), before);
 }
 
 #[test]
