@@ -118,12 +118,17 @@ test("a drain begins only when the server's name is typed, and is followed to th
   assert.deepEqual(await server.exited, [0, null]);
 });
 
-test("a key is asked for, kept in the tab alone, sent with each question, and forgotten", async t => {
+// A server that asks for KEY.
+function serveWithKey(t) {
   const folder = mkdtempSync(join(tmpdir(), "megasock-dashboard-"));
   const file = join(folder, "admin.key");
   writeFileSync(file, `${KEY}\n`, { mode: 0o600 });
   t.after(() => rmSync(folder, { recursive: true }));
-  const server = await serve(t, "--admin-key-file", file);
+  return serve(t, "--admin-key-file", file);
+}
+
+test("a key is asked for, kept in the tab alone, sent with each question, and forgotten", async t => {
+  const server = await serveWithKey(t);
   const page = await visit(t, browser, server, { mayFail: true });
   const asked = [];
   page.on("request", request => asked.push(request));
@@ -152,4 +157,28 @@ test("a key is asked for, kept in the tab alone, sent with each question, and fo
   await page.keyboard.type(KEY);
   await page.keyboard.press("Enter");
   await shows(page, "#state", "Ready");
+});
+
+test("what no key can be is refused before it is sent, and one is forgotten where no answer comes", async t => {
+  const server = await serveWithKey(t);
+  const page = await visit(t, browser, server, { mayFail: true });
+  await shows(page, "#state", "Key needed");
+  for (const text of [`\u201c${KEY}\u201d`, KEY.replaceAll("-", " "), KEY.slice(0, 31)]) {
+    await page.getByLabel("Key", { exact: true }).fill(text);
+    await page.keyboard.press("Enter");
+    await shows(page, "#key-dialog .problem", /^This is no key: those have 32 characters or more/);
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+    await page.keyboard.press("Escape");
+    await page.getByRole("button", { name: "Enter the key…" }).click();
+  }
+  await page.getByLabel("Key", { exact: true }).fill(` ${KEY} `);
+  await page.keyboard.press("Enter");
+  await shows(page, "#state", "Ready");
+  await page.route("**/api/**", request => request.abort());
+  await page.reload();
+  await shows(page, "#outage", /^The server has not answered since /);
+  await page.getByRole("button", { name: "Forget the key" }).click();
+  await shows(page, "#state", "Key needed");
+  assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  assert.ok(await page.locator("#outage").isHidden());
 });

@@ -88,21 +88,27 @@ test("names that look like markup, or like parts of a query, are names", async t
 
 test("channels by how their names begin, and whoever is present page by page", async t => {
   const server = await serve(t);
-  const peers = await open(server, ...Array.from({ length: 60 }, (_, i) => `user-${String(i).padStart(2, "0")}`));
+  const peers = await open(server, ...Array.from({ length: 110 }, (_, i) => `user-${String(i).padStart(3, "0")}`));
   await Promise.all(peers.map(peer => peer.subscribe("prices.eur")));
   await peers[0].subscribe("news");
   const page = await visit(t, browser, server);
-  await shows(page, "#channels", /^prices\.eur600news10$/);
+  await shows(page, "#channels", /^prices\.eur1100news10$/);
   await page.getByLabel("Name begins with").fill("ne");
   await shows(page, "#channels", "news10");
   await page.getByLabel("Name begins with").fill("x");
   await shows(page, "#channels", "None begins so.");
   await lookUp(page, "channel", "prices.eur");
-  await page.getByText("Present: 60 users").waitFor();
+  await page.getByText("Present: 110 users").waitFor();
   assert.equal(await page.locator("#found li").count(), 50);
-  await page.getByRole("button", { name: "More of 60" }).click();
-  await page.getByRole("button", { name: "user-59" }).waitFor();
-  assert.equal(await page.locator("#found li").count(), 60);
+  await page.getByRole("button", { name: "More of 110" }).focus();
+  // By the keyboard alone: what was pressed is taken away, and the focus goes on from there.
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "user-099" }).waitFor();
+  assert.ok(await isFocused(page, "#found .more"));
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "user-109" }).waitFor();
+  assert.ok(await isFocused(page, "#found li:nth-child(101) button"));
+  assert.equal(await page.locator("#found li").count(), 110);
   assert.equal(await page.getByRole("button", { name: "More of" }).count(), 0);
 });
 

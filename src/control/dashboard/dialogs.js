@@ -34,10 +34,15 @@ function notice(text) {
   show(at("notice"), text);
 }
 
+// As the server demands of a key. A header could not even carry another, such as one with a quotation mark that was made curly.
+const KEY_FORM = /^[!-~]{32,}$/;
+
 function askKey(words = "") {
   at("key").value = "";
   openDialog("key-dialog", async () => {
-    key.use(at("key").value.trim());
+    const text = at("key").value.trim();
+    if (!KEY_FORM.test(text)) throw new Fault("This is no key: those have 32 characters or more, all of them ASCII letters, digits and signs.");
+    key.use(text);
     unlock();
   });
   show(at("key-dialog").querySelector(".problem"), words);

@@ -123,17 +123,19 @@ const LOOKS = {
   },
 };
 
-// Adds the next users present, and a button for more while there are.
+// Adds the next users present, and a button for more while there are. Whoever pressed that goes on from where it was.
 async function showPresent(place, topic, after, shown = 0) {
   const { users, total } = await ask("/api/presence", { ...named(topic), limit: PRESENT_SHOWN, after });
-  place.querySelector(".more")?.remove();
+  const pressed = place.querySelector(".more");
+  const hadFocus = pressed !== null && pressed === document.activeElement;
+  pressed?.remove();
   if (!shown) place.append(make("h3", {}, `Present: ${several(total, "user")}`), make("ul", { class: "names" }));
   const lines = users.map(({ userId, connections }) => make("li", {}, lookButton("user", userId), connections > 1 ? ` × ${asCount(connections)}` : ""));
   place.querySelector(".names").append(...lines);
   const last = users.at(-1)?.userId;
-  if (!last || shown + users.length >= total) return;
   const more = () => showPresent(place, topic, last, shown + users.length).catch(error => notice(faultOf(error)));
-  place.append(make("button", { type: "button", class: "more", onclick: more }, `More of ${asCount(total)}`));
+  if (last && shown + users.length < total) place.append(make("button", { type: "button", class: "more", onclick: more }, `More of ${asCount(total)}`));
+  if (hadFocus) (place.querySelector(".more") ?? lines[0]?.querySelector("button"))?.focus();
 }
 
 const title = (kind, name, ...actions) => make("div", { class: "row" }, make("h3", { class: "name" }, kind, make("code", {}, name)), ...actions);

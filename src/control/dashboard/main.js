@@ -49,6 +49,8 @@ function missed(error) {
   document.body.classList.add("stale");
   setState("away", error.status ? "Refused" : "No answer");
   at("outage").hidden = false;
+  // The key may be why.
+  at("forget-key").hidden = !key.get();
   show(at("outage"), error.status ? `The server refuses: ${words}` : outageWords());
   show(at("pulse"), state.answeredMs ? `figures of ${asClock(state.answeredMs)}` : "no figures yet");
   document.title = "no answer · megasock";
@@ -70,6 +72,7 @@ function lock() {
   document.body.classList.add("stale");
   setState("locked", "Key needed");
   show(at("pulse"), "");
+  at("outage").hidden = true;
   at("forget-key").hidden = true;
   at("enter-key").hidden = false;
   askKey(wasRefused ? "The server does not accept this key." : "");
