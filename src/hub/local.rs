@@ -163,7 +163,7 @@ struct Joined {
 pub struct Locals {
     by_name: Table<Name, u32>,
     topics: Slab<Topic>,
-    /// Topics with a walk under way.
+    /// Topics with a walk under way, and some that have gone.
     walking: VecDeque<u32>,
     /// Connections that catch up.
     catching_up: VecDeque<ConnId>,
@@ -272,7 +272,6 @@ impl Locals {
             self.bytes -= topic.log.bytes;
             let topic = self.topics.remove(sub.topic as usize);
             self.by_name.remove(&topic.name);
-            self.walking.retain(|walking| *walking != sub.topic);
         } else if lag.is_some() {
             self.release_log(sub.topic);
         }
@@ -302,6 +301,10 @@ impl Locals {
         let mut left = Left { given: GIVEN_PER_TURN, looked_at: LOOKED_AT_PER_TURN };
         while left.given > 0 && left.looked_at > 0 {
             let Some(number) = self.walking.pop_front() else { break };
+            if self.topics.get(number as usize).is_none_or(|topic| topic.left == 0) {
+                left.looked_at -= 1; // it has gone, and another topic may have its place
+                continue;
+            }
             self.walk(number, now_us, &mut left, sessions, namespaces, out);
             if self.topics[number as usize].left > 0 {
                 self.walking.push_back(number);

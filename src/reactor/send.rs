@@ -138,6 +138,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         conn.set(flag::SENDING);
         let was_blocked = conn.has(flag::BLOCKED);
         let queue = conn.out.get_or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
+        queue.unpin(); // what was queued in the turn in which the socket turned out to be full waits too
         let burst = if was_blocked { queue.burst_bytes() } else { rest.bytes() };
         queue.set_in_flight(rest.bytes(), burst);
         self.counters.send_queue_bytes.add(conn.waiting_bytes() as u64);

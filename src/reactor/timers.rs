@@ -178,7 +178,11 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
         let is_read = !conn.is_unread();
         if !is_read && !conn.has(flag::SENDING) {
-            return; // its deadlines begin anew when it is read again
+            // Its deadlines begin anew when it is read again or its socket is full again. A full one may stay so, between two sends.
+            if conn.has(flag::BLOCKED) {
+                self.look_again(id);
+            }
+            return;
         }
         let overdue = |due: Option<u32>| due.filter(|due| now >= *due);
         let message_due = overdue(self.options.message_due(conn)).filter(|_| is_read);

@@ -103,6 +103,27 @@ fn one_that_is_held_must_take_what_it_is_sent() {
 }
 
 #[test]
+fn a_deadline_between_two_sends_to_one_that_is_held_is_not_lost() {
+    let mut rig = Rig::new();
+    let peer = rig.open();
+    let id = rig.id(peer);
+    hold(&mut rig, peer);
+    rig.peer(peer).room = 0;
+    rig.tell(move |out| out.send(id, Kind::Text, b"in flight"));
+    rig.tell(move |out| out.send(id, Kind::Text, b"behind it"));
+    let due_ticks = rig.reactor.wheel.next_in_ticks().expect("it must take what it is sent");
+    rig.pass_ms((u64::from(due_ticks) - 2) * TICK_MS);
+    rig.kernel().now_us += 4 * TICK_MS * 1_000;
+    rig.kernel().give_room(peer, 2 + "in flight".len());
+    rig.turn(); // the first send ends, and the timer fires
+    rig.settle();
+    assert_eq!(rig.reason(peer), None, "it has read something");
+    rig.pass_ms(2 * PING_MS + PONG_MS + LATE_MS);
+    assert_eq!(rig.reason(peer), Some(CloseReason::SlowConsumer));
+    rig.finish();
+}
+
+#[test]
 fn an_unanswered_ping_is_due_anew_after_a_hold() {
     let mut rig = Rig::new();
     let peer = rig.open();

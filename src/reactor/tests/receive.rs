@@ -277,6 +277,22 @@ fn peers_that_do_not_read_hold_no_receive_buffers() {
 }
 
 #[test]
+fn an_echo_behind_the_one_that_finds_the_socket_full_holds_no_buffer_either() {
+    let mut rig = Rig::with(few_buffers());
+    let slow = rig.open_many(4);
+    for peer in slow {
+        rig.peer(peer).room = 0;
+        rig.peer(peer).recv_max = text("x").len();
+        rig.arrive(peer, &text("x").repeat(2)); // the second is received in the enter that sends the first echo
+        assert_eq!(rig.counters().buffers_held.get(), 0);
+    }
+    let lively = rig.open();
+    rig.arrive(lively, &text("free"));
+    assert_eq!(rig.take_frames(lively), [(Opcode::Text, b"free".to_vec())]);
+    rig.finish();
+}
+
+#[test]
 fn a_large_message_in_any_chunks_is_echoed() {
     for (len, recv_max) in
         [(20_000, 7_777), (100_000, 1_000), (90_000, usize::MAX), (99_000, 16_384), (16_705, 1)]
