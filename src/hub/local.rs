@@ -594,3 +594,6 @@ impl Batch {
         self.freed += bytes;
     }
 }
+
+#[cfg(test)]
+mod tests;

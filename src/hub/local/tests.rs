@@ -1,0 +1,34 @@
+use super::super::Options;
+use super::*;
+
+fn conn(slot: u32) -> ConnId {
+    ConnId { slot, generation: 0 }
+}
+
+#[test]
+fn topics_that_go_while_they_are_served_leave_the_others_theirs() {
+    let options = Options::for_tests();
+    let lease = Lease::new(Arc::clone(&options.slow_budget));
+    let mut locals = Locals::new(1 << 20, lease, Arc::default());
+    let name = |number: u32| Name::new(&number.to_string());
+    let item = || Item { from: 1, to: 1, frame: Payload::new(&[b"x"]), except: None, made_us: 0 };
+    let count = 4 * GIVEN_PER_TURN as u32;
+    let subs: Vec<SubRef> = (0..count)
+        .map(|number| locals.attach(&name(number), conn(number), false, &options.namespaces))
+        .collect();
+    (0..count).for_each(|number| locals.append(&name(number), item()));
+    let (gone, stay) = subs.split_at(subs.len() / 2);
+    gone.iter().for_each(|sub| drop(locals.detach(*sub)));
+    // A topic in the place of one that has gone is served once all the same.
+    let new = locals.attach(&name(count), conn(count), false, &options.namespaces);
+    assert!(gone.iter().any(|sub| sub.topic == new.topic));
+    locals.append(&name(count), item());
+    let (mut sessions, mut out, mut steps) = (Sessions::default(), Outbox::default(), 1);
+    while !locals.step(&mut sessions, &options.namespaces, &mut out) {
+        steps += 1;
+    }
+    assert_eq!(steps, 3, "as many as those who are left take");
+    assert_eq!(locals.counters.delivery_us.get().count(), stay.len() as u64 + 1);
+    stay.iter().chain([&new]).for_each(|sub| drop(locals.detach(*sub)));
+    assert!(locals.is_empty());
+}
