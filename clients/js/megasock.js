@@ -394,6 +394,7 @@ export class Client extends Emitter {
   #subscriptions = new Map(); // by key: those that are wanted
   #unsent = []; // subscriptions to ask for on this connection
   #queue = []; // commands that wait for a connection, or for their turn on it
+  #askedMeanwhile = 0; // on this connection, behind others, since the latest burst
   #leaving = new Map(); // key → deferred: what the server was asked to end
   #token;
   #tokenWorks = false;
@@ -518,7 +519,7 @@ export class Client extends Emitter {
     }
     command.lost = () => (again ? this.#queue.push(command) : reject(new ConnectionLostError(type)));
     if (this.state === "closed") reject(new ClosedError(this.#why));
-    else if (this.state === "open" && this.#isCaughtUp()) this.#transmit(command);
+    else if (this.state === "open") this.#send(command);
     else if (this.#queue.length >= this.#options.queueMax) reject(new QueueFullError(type, this.#options.queueMax));
     else this.#queue.push(command);
     return promise;
@@ -526,16 +527,26 @@ export class Client extends Emitter {
 
   #isCaughtUp() { return this.#unsent.length === 0 && this.#queue.length === 0; }
 
+  // On an open connection: now, or behind what waits still. There is no bound: it goes out with the next burst.
+  #send(command) {
+    if (this.#isCaughtUp()) return this.#transmit(command);
+    this.#askedMeanwhile++;
+    this.#queue.push(command);
+  }
+
   #transmit(command) {
     this.#inFlight.set(command.id, command);
     this.#link.send(command.text);
   }
 
-  // After a connection came about, what has waited goes out in bursts, below the rate a server allows a client.
+  // After a connection came about, what has waited goes out in bursts, below the rate a server allows a client; and with each
+  // as many more as were asked since the one before, or a steady publisher would be behind for ever.
   #flush(link) {
-    for (let sent = 0; sent < this.#options.burstMax; sent++) {
+    const sentMax = this.#options.burstMax + this.#askedMeanwhile;
+    this.#askedMeanwhile = 0;
+    for (let sent = 0; sent < sentMax && !this.#isCaughtUp(); sent++) {
       if (this.#unsent.length) this.#transmitEntry(this.#unsent.shift());
-      else if (this.#queue.length) this.#transmit(this.#queue.shift());
+      else this.#transmit(this.#queue.shift());
     }
     if (!this.#isCaughtUp()) link.after(this.#options.burstIntervalMs, () => this.#flush(link));
   }
@@ -557,8 +568,9 @@ export class Client extends Emitter {
     // What still comes from before must not be taken for the new one's.
     if (this.#leaving.has(key)) await this.#leaving.get(key).promise;
     if (link !== this.#link || this.#subscriptions.get(key) !== subscription) return;
-    if (this.#isCaughtUp()) this.#transmitEntry(subscription);
-    else this.#unsent.push(subscription);
+    if (this.#isCaughtUp()) return this.#transmitEntry(subscription);
+    this.#askedMeanwhile++;
+    this.#unsent.push(subscription);
   }
 
   #transmitEntry(subscription, backoff = this.#shortBackoff()) {
@@ -675,6 +687,7 @@ export class Client extends Emitter {
     this.#routing = welcome.routingToken;
     this.welcome = welcome;
     this.#unsent = [...this.#subscriptions.values()];
+    this.#askedMeanwhile = 0;
     this.#become("open", { welcome });
     // Whoever was told may have closed it, and opened another.
     if (!link.ended) this.#flush(link);

@@ -579,13 +579,35 @@ test("what has waited goes out in bursts, subscriptions first", async () => {
   await settle();
   assert.equal(world.socket.sent.length, 32);
   await world.clock.pass(1000);
-  assert.equal(world.socket.sent.length, 64);
+  assert.equal(world.socket.sent.length, 65);
   await world.clock.pass(1000);
   assert.equal(world.socket.sent.length, 81);
   assert.deepEqual(world.socket.sent.slice(40).map(({ data }) => data), Array.from({ length: 41 }, (_, number) => number));
   world.client.publish("c0", 41).catch(() => {});
   await settle();
   assert.equal(world.socket.sent.length, 82);
+});
+
+test("a publisher that goes on faster than the bursts catches up, in order, and nothing is refused", async () => {
+  const world = await opened();
+  world.socket.end(1006);
+  const refused = [];
+  let published = 0;
+  const publish = () => world.client.publish("scores", published++).catch(error => refused.push(error));
+  while (published < 100) publish();
+  await again(world);
+  let caughtUpAt;
+  for (let ms = 0; ms < 30_000; ms += 25) {
+    const sent = world.socket.sent.length;
+    publish();
+    if (world.socket.sent.length > sent) caughtUpAt ??= ms;
+    world.socket.push({ type: "pong", ts: 1 });
+    await world.clock.pass(25);
+  }
+  assert.deepEqual(refused, []);
+  assert.ok(caughtUpAt <= 3000, `caught up at ${caughtUpAt}`);
+  assert.deepEqual(world.socket.sent.map(({ data }) => data), Array.from({ length: published }, (_, number) => number));
+  assert.equal(world.client.state, "open");
 });
 
 test("a silent server is asked, and left if it does not answer", async () => {
