@@ -395,7 +395,7 @@ export class Client extends Emitter {
   #unsent = []; // subscriptions to ask for on this connection
   #queue = []; // commands that wait for a connection, or for their turn on it
   #askedMeanwhile = 0; // on this connection, behind others, since the latest burst
-  #leaving = new Map(); // key → deferred: what the server was asked to end
+  #leaving = new Map(); // key → deferred: what the server was asked to end; `held`: what is published once it was entered again
   #token;
   #tokenWorks = false;
   #tokenReused = false; // by the latest attempt
@@ -484,29 +484,31 @@ export class Client extends Emitter {
 
   // `topic` is { channel } or { room }.
   presence(topic, { limit, after } = {}) {
-    const reply = this.#ask("presence", { ...topic, limit, after }, true);
+    const reply = this.#ask("presence", { ...topic, limit, after }, { again: true });
     return quiet(reply.then(({ users, total }) => ({ users, total })));
   }
 
   history(topic, { limit, sinceId } = {}) {
-    const reply = this.#ask("history", { ...topic, limit, since_id: sinceId }, true);
+    const reply = this.#ask("history", { ...topic, limit, since_id: sinceId }, { again: true });
     return quiet(reply.then(({ epoch, last_id: lastId, messages }) => ({ epoch, lastId, messages: messages.map(message) })));
   }
 
   // Any command by its fields on the wire; the reply as it came.
-  command(type, fields = {}) { return this.#ask(type, fields, false); }
+  command(type, fields = {}) { return this.#ask(type, fields); }
 
   // Of both kinds: resolves with the number it got, which a room does not tell.
   publishTo(kind, name, data, { echo } = {}) {
-    const words = KINDS[kind];
-    const reply = this.command(words.publish, { [kind]: name, [words.data]: data ?? null, echo });
+    const [words, key] = [KINDS[kind], keyOf(kind, name)];
+    // Where entering again waits for the leaving, so does what is published after it: one who is no member may not.
+    const held = this.#subscriptions.has(key) ? this.#leaving.get(key)?.held : undefined;
+    const reply = this.#ask(words.publish, { [kind]: name, [words.data]: data ?? null, echo }, { held });
     return quiet(reply.then(({ last_id: id }) => (kind === "channel" ? { id } : {})));
   }
 
   // Commands.
 
-  // `again`: it changes nothing, and may be asked once more on the next connection.
-  #ask(type, fields, again) {
+  // `again`: it changes nothing, and may be asked once more on the next connection. `held`: where it waits with others.
+  #ask(type, fields, { again = false, held } = {}) {
     const { promise, resolve, reject } = deferred();
     const id = ++this.#lastId;
     const command = { id, resolve, reject };
@@ -519,6 +521,7 @@ export class Client extends Emitter {
     }
     command.lost = () => (again ? this.#queue.push(command) : reject(new ConnectionLostError(type)));
     if (this.state === "closed") reject(new ClosedError(this.#why));
+    else if (held) held.push(command);
     else if (this.state === "open") this.#send(command);
     else if (this.#queue.length >= this.#options.queueMax) reject(new QueueFullError(type, this.#options.queueMax));
     else this.#queue.push(command);
@@ -559,15 +562,12 @@ export class Client extends Emitter {
     if (before) return before;
     const subscription = new Subscription(this, kind, name, since);
     this.#subscriptions.set(key, subscription);
-    if (this.state === "open") this.#askEntry(subscription);
+    // What still comes from before must not be taken for the new one's.
+    if (this.state === "open" && !this.#leaving.has(key)) this.#askEntry(subscription);
     return subscription;
   }
 
-  async #askEntry(subscription) {
-    const [link, key] = [this.#link, keyOf(subscription.kind, subscription.name)];
-    // What still comes from before must not be taken for the new one's.
-    if (this.#leaving.has(key)) await this.#leaving.get(key).promise;
-    if (link !== this.#link || this.#subscriptions.get(key) !== subscription) return;
+  #askEntry(subscription) {
     if (this.#isCaughtUp()) return this.#transmitEntry(subscription);
     this.#askedMeanwhile++;
     this.#unsent.push(subscription);
@@ -604,24 +604,29 @@ export class Client extends Emitter {
     const { asked } = subscription;
     subscription.handleEnd(new MegasockError("left", `${kind} ${name} was left`));
     if (!asked) return Promise.resolve();
-    const left = deferred();
+    const left = { ...deferred(), held: [] };
     this.#leaving.set(key, left);
-    this.#transmitLeave(kind, name);
+    this.#askLeave(kind, name);
     return left.promise;
   }
 
   // Refused for anything that does not pass, there was nothing to leave. Lost with the connection, it is left too.
-  #transmitLeave(kind, name, backoff = this.#shortBackoff()) {
+  #askLeave(kind, name, backoff = this.#shortBackoff()) {
     const [link, id, key] = [this.#link, ++this.#lastId, keyOf(kind, name)];
     const resolve = () => {
-      this.#leaving.get(key)?.resolve();
+      const left = this.#leaving.get(key);
       this.#leaving.delete(key);
+      left.resolve();
+      if (this.#subscriptions.has(key)) this.#askEntry(this.#subscriptions.get(key));
+      for (const command of left.held) this.#send(command);
     };
     const reject = error => {
-      if (PASSING.has(error.code)) link.after(backoff.next(), () => this.#transmitLeave(kind, name, backoff));
+      if (PASSING.has(error.code)) link.after(backoff.next(), () => this.#askLeave(kind, name, backoff));
       else resolve();
     };
-    this.#transmit({ id, text: JSON.stringify({ type: KINDS[kind].leave, id, [kind]: name }), resolve, reject, lost: () => {} });
+    const text = JSON.stringify({ type: KINDS[kind].leave, id, [kind]: name });
+    // Not before what was published there while still in it.
+    this.#send({ id, text, resolve, reject, lost: () => {}, endsWithLink: true });
   }
 
   #shortBackoff() { return new Backoff({ random: this.#options.random }); }
@@ -766,7 +771,8 @@ export class Client extends Emitter {
   }
 
   #loseConnection() {
-    const [lost, waiting] = [[...this.#inFlight.values()], this.#queue];
+    const held = [...this.#leaving.values()].flatMap(left => left.held);
+    const [lost, waiting] = [[...this.#inFlight.values()], [...this.#queue.filter(command => !command.endsWithLink), ...held]];
     this.#inFlight.clear();
     // Those to be asked again come before what has waited.
     this.#queue = [];

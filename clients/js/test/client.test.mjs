@@ -512,6 +512,84 @@ test("left: no more of it, even if it is on its way; entered again at once, noth
   assert.deepEqual(world.told, [{ recovered: false, again: false }]);
 });
 
+const types = ({ socket }) => socket.sent.map(({ type }) => type);
+
+// A member of the lobby, and what it has sent since.
+async function member(options) {
+  const world = await opened(options);
+  const lobby = world.client.join("lobby");
+  world.socket.answer(world.socket.takes("join"), "joined", { room: "lobby", members: 1 });
+  return Object.assign(world, { lobby });
+}
+
+test("left and entered again at once: what is sent then is sent by a member", async () => {
+  const world = await member();
+  // Whoever waits for the end of the leaving is no earlier than who came before.
+  const left = world.lobby.leave().then(() => world.client.send("lobby", 3));
+  world.client.join("lobby");
+  world.client.send("lobby", 1);
+  world.client.send("lobby", 2);
+  assert.deepEqual(types(world), ["leave"]);
+  world.socket.answer(world.socket.takes("leave"), "left", { room: "lobby" });
+  await settle();
+  assert.deepEqual(types(world), ["join", "room_message", "room_message", "room_message"]);
+  assert.deepEqual(world.socket.sent.slice(1).map(({ payload }) => payload), [1, 2, 3]);
+  for (const command of world.socket.sent.slice(1)) world.socket.answer(command, "sent");
+  await left;
+});
+
+test("left and entered again behind others, and refused for now: still in this order", async () => {
+  const world = await member({ burstMax: 1 });
+  world.socket.end(1006);
+  for (const data of [1, 2, 3]) world.client.publish("scores", data);
+  await again(world);
+  world.socket.answer(world.socket.takes("join"), "joined", { room: "lobby", members: 1 });
+  world.client.leave("lobby");
+  world.client.join("lobby");
+  world.client.send("lobby", "hi");
+  await world.clock.pass(5000);
+  assert.deepEqual(types(world), ["publish", "publish", "publish", "leave"]);
+  world.socket.refuse(world.socket.takes("leave"), "try_again");
+  await world.clock.pass(1000);
+  world.socket.answer(world.socket.takes("leave"), "left", { room: "lobby" });
+  assert.deepEqual(types(world).slice(3), ["join", "room_message"]);
+});
+
+test("left and entered again, and cut: what waited for it is sent on the next connection", async () => {
+  const world = await member();
+  world.client.leave("lobby");
+  world.client.join("lobby");
+  const sent = world.client.send("lobby", "hi");
+  world.socket.end(1006);
+  await again(world);
+  assert.deepEqual(types(world), ["join", "room_message"]);
+  world.socket.answer(world.socket.takes("room_message"), "sent");
+  await sent;
+});
+
+test("left behind what was sent while in it; a leaving that waits is done with the connection's end", async () => {
+  const world = await member({ burstMax: 2 });
+  world.socket.end(1006);
+  for (const data of [1, 2, 3]) world.client.publish("scores", data);
+  await again(world);
+  world.lobby.publish("bye");
+  const left = world.lobby.leave();
+  await world.clock.pass(1000);
+  assert.deepEqual(types(world), ["join", "publish", "publish", "publish", "room_message", "leave"]);
+  world.socket.answer(world.socket.takes("leave"), "left", { room: "lobby" });
+  await left;
+
+  const cut = await member({ burstMax: 1 });
+  cut.socket.end(1006);
+  cut.client.publish("scores", 1);
+  await again(cut);
+  const gone = cut.lobby.leave();
+  cut.socket.end(1006);
+  await gone;
+  await again(cut);
+  assert.deepEqual(types(cut), ["publish"]);
+});
+
 test("left, entered and left again: it stays left", async () => {
   const world = await subscribed();
   const left = world.scores.unsubscribe();
