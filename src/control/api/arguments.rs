@@ -213,7 +213,8 @@ impl Kind {
                 wrong => wrong,
             },
             Kind::Name if !is_name(text) => {
-                Err("must have 1 to 255 bytes, no control characters, and more than separators".to_owned())
+                Err("must have 1 to 255 bytes, no control characters, and not be made of separators alone"
+                    .to_owned())
             }
             Kind::ConnectionId if parse_connection_id(text).is_none() => {
                 Err("must be an id that a welcome told".to_owned())

@@ -10,9 +10,9 @@ use crate::control::routes::Routes;
 use crate::hub::SessionFacts;
 use crate::reactor::ConnectionFacts;
 use crate::server::{Pending, Unanswered};
+use crate::sys::clock::unix_ms;
 use monoio::time::Instant;
 use serde_json::{Value, json};
-use std::time::SystemTime;
 
 /// Closes without a fault of anybody's (RFC 6455 §7.4.1).
 const NORMAL: u64 = 1000;
@@ -104,8 +104,7 @@ impl Look<'_> {
         let facts = routes.answers.by(deadline, self.facts).await?.map_err(|_| Unanswered::Stopped)?;
         let session = routes.answers.by(deadline, self.session).await??;
         let Some(facts) = facts else { return Ok(None) };
-        let now_ms =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let now_ms = unix_ms();
         // One that does not speak the channel protocol has no session.
         let session = session.as_ref();
         let subscriptions = session.map_or(&[][..], |session| &session.subscriptions);

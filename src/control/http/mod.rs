@@ -30,6 +30,7 @@ mod tests;
 
 pub use code::Code;
 
+use crate::sys::clock::unix_ms;
 use ::http::header::{AsHeaderName, HeaderName, HeaderValue, RETRY_AFTER};
 use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
@@ -42,7 +43,7 @@ use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A request that came whole. It is not `Debug`: its headers may hold a key.
 pub(super) struct Request {
@@ -251,8 +252,7 @@ impl Ids {
     const BYTES_MAX: usize = 64;
 
     fn new() -> Ids {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Ids { started: now.as_secs() as u32, next: Cell::new(1) }
+        Ids { started: (unix_ms() / 1_000) as u32, next: Cell::new(1) }
     }
 
     /// The caller's own, if it can be put into a header and a log line as it is.

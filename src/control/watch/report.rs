@@ -8,8 +8,9 @@ use crate::proto::close::CloseReason;
 use crate::proto::command::ErrorCode;
 use crate::reactor::Pressure;
 use crate::server::Stopping;
+use crate::sys::clock::unix_ms;
 use serde_json::{Map, Value, json};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 impl Watch {
     /// The body of `GET /api/info`: the server at the last look, at most a second ago.
@@ -24,7 +25,7 @@ impl Watch {
             "server_id": settings.server_id,
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": rounded(self.started.elapsed().as_secs_f64()),
-            "now_ms": now_ms(),
+            "now_ms": unix_ms(),
             "state": State::of(look, settings.max_connections, stopping.as_ref()).name(),
             "listen": self.operator.handle.local_address().to_string(),
             "cores": look.cores.len(),
@@ -71,7 +72,7 @@ impl Watch {
         let number = |of: fn(&Point) -> u64| -> Vec<u64> { points.clone().map(of).collect() };
         json!({
             "step_s": STEP.as_secs(),
-            "to_ms": now_ms().saturating_sub(past.now().at.elapsed().as_millis() as u64),
+            "to_ms": unix_ms().saturating_sub(past.now().at.elapsed().as_millis() as u64),
             "series": {
                 "connections": number(|point| point.connections),
                 "messages_in": curve(|point| point.rates.messages_in),
@@ -187,8 +188,4 @@ const fn pressure(pressure: Pressure) -> &'static str {
 /// To thousandths: what follows is noise, and bytes.
 fn rounded(number: f64) -> f64 {
     (number * 1_000.0).round() / 1_000.0
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
