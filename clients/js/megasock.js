@@ -40,6 +40,12 @@ const HINT_MS_MAX = 3_600_000;
 // A token that lives less than the server's notice is about to end as soon as it is there; it is not refreshed more often.
 const REFRESH_PAUSE_MS = 10_000;
 
+// After these another try to refresh a token is no better: it, or that there is none, was the answer.
+const REFRESH_ANSWERS = new Set(["unauthorized", "no_token"]);
+
+// The least time between two tries, which ask the application's backend.
+const REFRESH_RETRY_MS_MIN = 1000;
+
 // What a subprotocol may be made of (RFC 6455 §4.1). A browser's own error would repeat the token.
 const SUBPROTOCOL = /^[\w!#$%&'*+.^`|~-]+$/;
 
@@ -722,7 +728,8 @@ export class Client extends Emitter {
     else this.#refresh(link);
   }
 
-  async #refresh(link) {
+  // There is about a minute for it: what fails meanwhile, such as a backend that restarts, is tried again.
+  async #refresh(link, backoff = this.#shortBackoff()) {
     this.#refreshedAt = this.#options.clock.now();
     try {
       const token = await this.#options.getToken({ expiring: true });
@@ -733,9 +740,16 @@ export class Client extends Emitter {
       // Does not wait behind others: the time is short. The next connection has a token of its own.
       this.#transmit({ id, text: JSON.stringify({ type: "refresh", id, token }), resolve, reject, lost: () => resolve() });
       await promise;
-      if (!link.ended) this.#token = token;
+      if (link.ended) return;
+      this.#token = token;
+      this.#tokenWorks = true;
     } catch (error) {
+      // Nobody's any more: the next connection has a token of its own.
+      if (link.ended) return;
       this.#tokenWorks = false;
+      if (!REFRESH_ANSWERS.has(error?.code)) {
+        link.after(REFRESH_RETRY_MS_MIN + backoff.next(), () => this.#refresh(link, backoff));
+      }
       this.#report(error);
     }
   }

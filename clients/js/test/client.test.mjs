@@ -955,6 +955,95 @@ test("expiring, and cut before there is a new token: the next connection has its
   assert.notEqual(world.socket.protocols[1], "token.late");
 });
 
+for (const [why, fails, refuses] of [
+  ["getToken fails", ["the backend is away", "away still"], []],
+  ["there are too many messages", [], ["message_rate_exceeded", "try_again"]],
+]) {
+  test(`expiring, and ${why}: tried again while the token lasts, and then it is as good as any`, async () => {
+    const wanted = [...fails, ...refuses];
+    let asked = 0;
+    const world = await start({
+      random: () => 0, // the soonest
+      getToken: ({ expiring }) => {
+        asked++;
+        if (expiring && fails.length) throw new Error(fails.shift());
+        return token(`t${asked}`, 3600);
+      },
+    });
+    world.socket.welcome();
+    world.socket.push({ type: "expiring", expiresIn: 60 });
+    await settle();
+    for (let failed = 1; failed <= 2; failed++) {
+      if (refuses.length) world.socket.refuse(world.socket.takes("refresh"), refuses.shift());
+      await settle();
+      assert.deepEqual([world.errors.length, asked], [failed, failed + 1]);
+      await world.clock.pass(999);
+      assert.equal(asked, failed + 1, "not sooner than in a second");
+      await world.clock.pass(1);
+    }
+    assert.deepEqual(world.errors.map(({ code, message }) => code ?? message), wanted);
+    const refresh = world.socket.takes("refresh");
+    world.socket.answer(refresh, "refreshed", { expiresIn: 3600 });
+    await settle();
+    world.socket.end(1006);
+    await again(world);
+    assert.equal(asked, 4);
+    assert.equal(world.socket.protocols[1], `token.${refresh.token}`);
+  });
+}
+
+test("expiring, and at chance's far end it is tried again within ten seconds, too", async () => {
+  let fails = 3;
+  const world = await start({ getToken: ({ expiring }) => { if (expiring && fails-- > 0) throw new Error("away"); return token("t", 3600); } });
+  world.socket.welcome();
+  world.socket.push({ type: "expiring", expiresIn: 60 });
+  await world.clock.pass(10_000);
+  assert.equal(world.socket.takes("refresh").type, "refresh");
+});
+
+for (const answer of ["no_token", "unauthorized"]) {
+  test(`expiring, and the answer is ${answer}: it is not asked again`, async () => {
+    let asked = 0;
+    const world = await start({ getToken: ({ expiring }) => (asked++, expiring && answer === "no_token" ? null : token("t", 3600)) });
+    world.socket.welcome();
+    world.socket.push({ type: "expiring", expiresIn: 60 });
+    await settle();
+    if (answer === "unauthorized") world.socket.refuse(world.socket.takes("refresh"), answer);
+    for (let second = 0; second < 60; second++) {
+      world.socket.push({ type: "pong", ts: 1 });
+      await world.clock.pass(1000);
+    }
+    assert.deepEqual([asked, world.errors.map(({ code }) => code), world.socket.sent], [2, [answer], []]);
+  });
+}
+
+test("expiring, and closed before getToken fails: that is nobody's, nor of the connection after it", async () => {
+  const late = withResolvers();
+  let asked = 0;
+  const world = await start({ getToken: ({ expiring }) => (expiring ? late.promise : token(`t${++asked}`, 3600)) });
+  world.socket.welcome();
+  world.socket.push({ type: "expiring", expiresIn: 60 });
+  world.client.close();
+  world.client.open();
+  await settle();
+  world.socket.welcome();
+  late.reject(new Error("away"));
+  await settle();
+  assert.deepEqual(world.errors, []);
+  world.socket.end(1006);
+  await again(world);
+  assert.equal(asked, 2, "the token that works is used again");
+});
+
+test("closed by whoever hears that a refresh failed: nothing is left of it", async () => {
+  const world = await start({ getToken: ({ expiring }) => { if (expiring) throw new Error("away"); return "t"; } });
+  world.client.on("error", () => world.client.close());
+  world.socket.welcome();
+  world.socket.push({ type: "expiring", expiresIn: 60 });
+  await settle();
+  assert.deepEqual([world.client.state, world.clock.pending()], ["closed", []]);
+});
+
 test("expiring without getToken is only told", async () => {
   const world = await opened();
   world.socket.push({ type: "expiring", expiresIn: 60 });
