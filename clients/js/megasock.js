@@ -389,6 +389,8 @@ export class Subscription extends Emitter {
   }
 }
 
+const NOT_OPENED = "not opened yet";
+
 export class Client extends Emitter {
   #url;
   #options;
@@ -408,7 +410,7 @@ export class Client extends Emitter {
   #refreshedAt = -Infinity;
   #routing;
   #routingRetries = 0;
-  #why = "not opened yet";
+  #why = NOT_OPENED; // it is closed
 
   constructor(url, options = {}) {
     super();
@@ -570,6 +572,8 @@ export class Client extends Emitter {
     this.#subscriptions.set(key, subscription);
     // What still comes from before must not be taken for the new one's.
     if (this.state === "open" && !this.#leaving.has(key)) this.#askEntry(subscription);
+    // As those it stopped with: whoever waits is told, and open() makes it new. Before the first open() it is on its way.
+    if (this.state === "closed" && this.#why !== NOT_OPENED) subscription.handleEnd(new ClosedError(this.#why));
     return subscription;
   }
 

@@ -1161,6 +1161,22 @@ test("opened again, everything is there again", async () => {
   assert.equal(await unready.ready, unready);
 });
 
+for (const [how, end] of [["closed", world => world.client.close()], ["refused", world => world.socket.end(4001)]]) {
+  test(`subscribed after it was ${how}: whoever waits is told, and it is there when it is opened again`, async () => {
+    const world = await opened();
+    end(world);
+    const late = [world.client.subscribe("scores"), world.client.join("lobby")];
+    for (const { ready } of late) await assert.rejects(Promise.race([ready, settle()]), code("closed"));
+    assert.deepEqual(world.errors, []);
+    world.client.open();
+    await settle();
+    world.socket.welcome();
+    world.socket.answer(world.socket.takes("subscribe"), "subscribed", { channel: "scores", epoch: "e", last_id: 0, recovered: false });
+    world.socket.answer(world.socket.takes("join"), "joined", { room: "lobby", members: 1 });
+    assert.deepEqual(await Promise.all(late.map(({ ready }) => ready)), late);
+  });
+}
+
 test("subscribed before it is opened: whoever waits for it already is told", async () => {
   const network = fakeNetwork();
   const client = new Client("ws://fake/ws", { WebSocket: network.WebSocket, clock: new FakeClock() });
