@@ -416,7 +416,9 @@ export class Client extends Emitter {
     super();
     const unknown = Object.keys(options).filter(name => !(name in DEFAULTS));
     if (unknown.length) throw new TypeError(`unknown option ${unknown}; there are ${Object.keys(DEFAULTS).join(", ")}`);
-    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
+    // One that is undefined was not given.
+    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...given };
     if (!this.#options.WebSocket) {
       throw new TypeError("no WebSocket here: use Node 22 or later, or give one as the option WebSocket");
     }

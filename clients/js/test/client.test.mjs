@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Client, ConnectionLostError, QueueFullError, ServerError, connect } from "../megasock.js";
+import { Client, ConnectionLostError, DEFAULTS, QueueFullError, ServerError, connect } from "../megasock.js";
 import { FakeClock, fakeNetwork, settle } from "./fake.mjs";
 
 // A client, its network and clock; chance is always at its far end unless a test says otherwise.
@@ -1191,10 +1191,60 @@ test("subscribed before it is opened: whoever waits for it already is told", asy
   assert.equal(await Promise.race([ready, "hangs"]), subscription);
 });
 
+// What undoes it.
+function replaceGlobals(values) {
+  const before = Object.keys(values).map(name => [name, Object.getOwnPropertyDescriptor(globalThis, name)]);
+  for (const [name, value] of Object.entries(values)) Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  return () => {
+    for (const [name, descriptor] of before) {
+      if (descriptor) Object.defineProperty(globalThis, name, descriptor);
+      else delete globalThis[name];
+    }
+  };
+}
+
+// A life in which every option has its say, in a world that is whoever asks for the host's.
+async function lifeWith(options, t) {
+  const [network, clock] = [fakeNetwork(), new FakeClock()];
+  const { setTimeout, clearTimeout, now } = clock;
+  t.after(replaceGlobals({ WebSocket: network.WebSocket, setTimeout, clearTimeout, performance: { now } }));
+  const told = [];
+  const client = connect("ws://fake/ws", options);
+  client.on("state", ({ state, reason }) => told.push([state, reason]));
+  await settle();
+  for (let number = 0; number < 101; number++) client.publish("a", number).catch(({ code }) => told.push(code));
+  await clock.pass(14_999);
+  const counts = () => told.push([network.sockets.length, network.sockets.at(-1).sent.length, clock.pending().length]);
+  counts();
+  network.sockets[0].welcome({ routingToken: "n1" });
+  for (const ms of [0, 999, 1, 5000, 23_999, 1, 9999, 1]) {
+    await clock.pass(ms);
+    counts();
+  }
+  for (let attempt = 0; attempt < 4; attempt++) {
+    // By chance.
+    while (client.state === "waiting") await clock.pass(100);
+    told.push(network.sockets.at(-1).url.href, network.sockets.at(-1).protocols);
+    network.sockets.at(-1).end(1006);
+  }
+  client.close();
+  return told;
+}
+
+for (const name of Object.keys(DEFAULTS)) {
+  test(`${name} given as undefined has its default`, async t => {
+    const wanted = await lifeWith({}, t);
+    assert.ok(wanted.includes("queue_full") && wanted.flat().includes("nothing heard for 30000 ms, nor a pong"), String(wanted));
+    assert.deepEqual(await lifeWith({ [name]: undefined }, t), wanted);
+  });
+}
+
 test("mistakes in what it is given are errors that name the fix", () => {
   const [WebSocket, fits] = [class {}, { WebSocket: class {} }];
+  const restore = replaceGlobals({ WebSocket: undefined });
   assert.throws(() => new Client("ws://x/", { retries: 3, WebSocket }), /unknown option retries; there are .*retriesMax/);
-  assert.throws(() => new Client("ws://x/", { WebSocket: undefined }), /Node 22 or later/);
+  assert.throws(() => new Client("ws://x/"), /Node 22 or later/);
+  restore();
   assert.throws(() => new Client("ws://x/", { ...fits, tokenIn: "cookie" }), /"protocol" or "query"/);
   assert.throws(() => new Client("ftp://x/", fits), /write ws:/);
   assert.throws(() => new Client("nowhere", fits));

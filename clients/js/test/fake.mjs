@@ -9,6 +9,7 @@ export class FakeClock {
   now = () => this.#now;
 
   setTimeout = (run, delayMs) => {
+    if (!(delayMs >= 0)) throw new TypeError(`a timer of ${delayMs} ms`);
     this.#timers.set(++this.#serial, { run, at: this.#now + delayMs });
     return this.#serial;
   };
