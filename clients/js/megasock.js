@@ -523,8 +523,8 @@ export class Client extends Emitter {
     const id = ++this.#lastId;
     const command = { id, resolve, reject };
     try {
-      // Written now: what the caller does with its data afterwards is not sent.
-      command.text = JSON.stringify({ type, id, ...fields });
+      // Written now: what the caller does with its data afterwards is not sent. The id is ours: replies are told apart by it.
+      command.text = JSON.stringify({ ...fields, type, id });
     } catch (error) {
       reject(error);
       return promise;

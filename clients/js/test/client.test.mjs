@@ -269,6 +269,16 @@ test("every command in the words of the wire", async () => {
   }
 });
 
+test("a command's type and id are not its fields'", async () => {
+  const { client, socket } = await opened();
+  const [own, other] = [client.command("dance", { id: 2, type: "sing", steps: 3 }), client.command("dance", { id: undefined })];
+  const [first, second] = [socket.takes("dance"), socket.takes("dance")];
+  assert.deepEqual([first.steps, first.id !== second.id], [3, true]);
+  socket.answer(first, "danced", { how: "well" });
+  socket.answer(second, "danced", { how: "badly" });
+  assert.deepEqual((await Promise.all([own, other])).map(({ how }) => how), ["well", "badly"]);
+});
+
 test("what is asked while offline waits in order, up to a bound, and no later change reaches it", async () => {
   const world = await start({ queueMax: 2 });
   const data = { home: 1 };
