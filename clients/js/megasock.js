@@ -135,11 +135,13 @@ class Emitter {
       this.off(name, first);
       listener(value);
     };
+    first.listener = listener; // by which off() knows it
     return this.on(name, first);
   }
 
   off(name, listener) {
-    this.#listeners.set(name, (this.#listeners.get(name) ?? []).filter(other => other !== listener));
+    const isOther = other => other !== listener && other.listener !== listener;
+    this.#listeners.set(name, (this.#listeners.get(name) ?? []).filter(isOther));
     return this;
   }
 

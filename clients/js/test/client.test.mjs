@@ -1131,6 +1131,15 @@ test("listeners come and go, and one that throws harms nobody else", async t => 
   assert.deepEqual([got, uncaught], [["second", "once", "second"], ["mine", "mine", "mine"]]);
 });
 
+test("off() undoes once(), of this listener and of no other", async () => {
+  const world = await opened();
+  const got = [];
+  const [first, second] = [() => got.push("first"), () => got.push("second")];
+  world.client.once("direct", first).once("direct", second).on("direct", first).off("direct", first);
+  for (let time = 0; time < 2; time++) world.socket.push({ type: "direct_message", payload: 1, timestamp: 1 });
+  assert.deepEqual(got, ["second"]);
+});
+
 test("a listener may close or subscribe at any moment", async () => {
   const world = await start();
   world.client.subscribe("before");
