@@ -531,14 +531,20 @@ export class Client extends Emitter {
       reject(error);
       return promise;
     }
-    command.lost = () => (again ? this.#queue.push(command) : reject(new ConnectionLostError(type)));
+    command.lost = () => {
+      if (again) this.#queue.push(Object.assign(command, { isAgain: true }));
+      else reject(new ConnectionLostError(type));
+    };
     if (this.state === "closed") reject(new ClosedError(this.#why));
     else if (held) held.push(command);
     else if (this.state === "open") this.#send(command);
-    else if (this.#queue.length >= this.#options.queueMax) reject(new QueueFullError(type, this.#options.queueMax));
+    else if (this.#waitingCount() >= this.#options.queueMax) reject(new QueueFullError(type, this.#options.queueMax));
     else this.#queue.push(command);
     return promise;
   }
+
+  // Those to be asked again were sent before, and take no room from those that were not.
+  #waitingCount() { return this.#queue.filter(({ isAgain }) => !isAgain).length; }
 
   #isCaughtUp() { return this.#unsent.length === 0 && this.#queue.length === 0; }
 

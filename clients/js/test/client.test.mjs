@@ -321,6 +321,20 @@ test("in flight when the connection is lost: what may have been done is not repe
   await Promise.all([asked, read, waiting]);
 });
 
+test("reads to be asked again take no room from what is given while offline", async () => {
+  const world = await opened({ queueMax: 2 });
+  for (let cut = 0; cut < 2; cut++) {
+    for (const channel of ["a", "b", "c"]) world.client.history({ channel });
+    world.socket.end(1006);
+    const waiting = [world.client.publish("a", 1), world.client.publish("a", 2)];
+    await assert.rejects(world.client.publish("a", 3), code("queue_full"));
+    await again(world);
+    assert.equal(world.socket.sent.length, 3 * (cut + 1) + 2);
+    for (let at = 0; at < 2; at++) world.socket.answer(world.socket.takes("publish"), "published", { last_id: 1 });
+    await Promise.all(waiting);
+  }
+});
+
 test("what was answered, or asked again already, is not asked once more", async () => {
   const world = await opened();
   const [refused, asked] = [world.client.presence({ channel: "a" }), world.client.presence({ channel: "b" })];
