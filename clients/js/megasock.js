@@ -575,6 +575,8 @@ export class Client extends Emitter {
   // Channels and rooms.
 
   #enter(kind, name, since) {
+    // Here, where it is the caller's: what is no JSON would break the next reconnect.
+    if (typeof name !== "string") throw new TypeError(`the name of a ${kind} is a string, not ${String(name)}`);
     const key = keyOf(kind, name);
     const before = this.#subscriptions.get(key);
     if (before) return before;

@@ -292,6 +292,17 @@ test("what is asked while offline waits in order, up to a bound, and no later ch
   await Promise.all(waiting);
 });
 
+test("a name that is no string is refused at once, and breaks nothing", async () => {
+  const world = await start();
+  for (const name of [10n, 10, undefined, null, {}, Symbol("x")]) {
+    assert.throws(() => world.client.subscribe(name), /the name of a channel is a string/);
+    assert.throws(() => world.client.join(name), /the name of a room is a string/);
+  }
+  world.client.subscribe("scores");
+  world.socket.welcome();
+  assert.deepEqual(world.socket.sent.map(({ channel }) => channel), ["scores"]);
+});
+
 test("data that is no JSON fails by itself", async () => {
   const { client, socket } = await opened();
   await assert.rejects(client.publish("a", 1n), TypeError);
