@@ -193,7 +193,7 @@ class Link {
     this.#onFrame = onFrame;
     this.#onEnd = onEnd;
     this.#deadline = this.after(options.connectTimeoutMs, () => {
-      this.end(1006, `no welcome within ${options.connectTimeoutMs} ms`);
+      this.#giveUp(`no welcome within ${options.connectTimeoutMs} ms`);
     });
     this.#connect(address);
   }
@@ -253,7 +253,7 @@ class Link {
       this.send('{"type":"ping"}');
       this.after(pongTimeoutMs, () => {
         if (this.#heardAt >= askedAt) look();
-        else this.end(1006, `nothing heard for ${quietMs} ms, nor a pong`);
+        else this.#giveUp(`nothing heard for ${quietMs} ms, nor a pong`);
       });
     };
     this.after(quietMs, look);
@@ -274,6 +274,12 @@ class Link {
   cancel(timer) {
     this.#timers.delete(timer);
     this.#options.clock.clearTimeout(timer);
+  }
+
+  // A peer that is silent will not answer a Close either: npm's ws can do without, where it would hold the process for 30 s.
+  #giveUp(reason) {
+    this.end(1006, reason);
+    this.#socket?.terminate?.();
   }
 
   // Does not wait for the peer: over a dead connection a closing handshake takes its time.

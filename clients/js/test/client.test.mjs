@@ -744,6 +744,20 @@ test("a silent server is asked, and left if it does not answer", async () => {
   assert.ok(world.socket.closedWith);
 });
 
+test("a WebSocket that can be terminated is, where the server is silent; not where it is closed", async () => {
+  const terminated = [];
+  const terminable = world => Object.assign(world.socket, { terminate() { terminated.push(this.closedWith); } });
+  const [silent, late, closed, cut] = [await opened(), await start(), await opened(), await opened()];
+  for (const world of [silent, late, closed, cut]) terminable(world);
+  closed.client.close();
+  cut.socket.end(1006);
+  assert.deepEqual(terminated, []);
+  await silent.clock.pass(40_000);
+  await late.clock.pass(15_000);
+  assert.equal(terminated.length, 2);
+  assert.deepEqual([silent.client.state, late.client.state], ["waiting", "waiting"]);
+});
+
 test("a server that never pings is not asked", async () => {
   const world = await start();
   world.socket.welcome({ pingInterval: 0 });
