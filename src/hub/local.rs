@@ -42,6 +42,9 @@ const GIVEN_ITEMS_MAX: usize = if cfg!(test) { 3 } else { 256 }; // simulated ca
 /// Largest frame that is copied to be sent with others.
 const JOINED_BYTES_MAX: usize = 4 << 10;
 
+/// A topic with more holes than this for each subscriber closes them.
+const HOLES_PER_SUBSCRIBER: usize = if cfg!(test) { 1 } else { 32 };
+
 /// Why a client missed something, in a gap.
 const SLOW: &str = "slow_consumer";
 
@@ -310,6 +313,7 @@ impl Locals {
                 self.walking.push_back(number);
             } else {
                 self.release_log(number);
+                self.close_holes(number, sessions);
             }
         }
         self.walking.is_empty() && self.catching_up.is_empty()
@@ -517,6 +521,35 @@ impl Locals {
         log.drop_before(oldest.map_or(log.next(), |age| log.first.wrapping_add(age)));
         self.bytes -= before - log.bytes;
         topic.joined = None;
+    }
+
+    /// After a crowd has left: those who stayed move together, so that walks no longer look at where the others were. Between
+    /// two walks only, and by then so many have left that each of them has paid for a part of it.
+    fn close_holes(&mut self, number: u32, sessions: &mut Sessions) {
+        let Topic { subs, holes, lags, at, .. } = &mut self.topics[number as usize];
+        let stayed = subs.len() - holes.len();
+        if holes.len() <= stayed * HOLES_PER_SUBSCRIBER {
+            return;
+        }
+        let mut to = 0;
+        for from in 0..subs.len() {
+            if subs[from].generation == HOLE {
+                continue;
+            }
+            subs.swap(from, to as usize);
+            let from = from as u32;
+            if let Some(session) = sessions.get(subs[to as usize].conn()) {
+                session.move_sub(SubRef { topic: number, at: from }, SubRef { topic: number, at: to });
+            }
+            if let Some(lag) = lags.remove(&from) {
+                lags.insert(to, lag);
+            }
+            to += 1;
+        }
+        subs.truncate(to as usize);
+        subs.shrink_to(2 * subs.len());
+        *holes = Vec::new();
+        *at = 0;
     }
 
     /// Gives back what the lease holds beyond need.

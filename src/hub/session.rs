@@ -128,6 +128,16 @@ impl Session {
         }
     }
 
+    /// A subscription has another place now.
+    pub fn move_sub(&mut self, from: SubRef, to: SubRef) {
+        let subs: &mut [SubRef] = match &mut self.subs {
+            Subs::None => &mut [],
+            Subs::One(sub) => std::slice::from_mut(sub),
+            Subs::Many(subs) => subs,
+        };
+        subs.iter_mut().filter(|sub| **sub == from).for_each(|sub| *sub = to);
+    }
+
     pub fn is_busy(&self) -> bool {
         self.has(flag::BUSY)
     }
