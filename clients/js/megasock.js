@@ -41,7 +41,7 @@ const HINT_MS_MAX = 3_600_000;
 const REFRESH_PAUSE_MS = 10_000;
 
 // After these another try to refresh a token is no better: it, or that there is none, was the answer.
-const REFRESH_ANSWERS = new Set(["unauthorized", "no_token"]);
+const REFRESH_ANSWERS = new Set(["unauthorized", "no_token", "bad_token"]);
 
 // The least time between two tries, which ask the application's backend.
 const REFRESH_RETRY_MS_MIN = 1000;
@@ -681,7 +681,7 @@ export class Client extends Emitter {
     const url = new URL(this.#url);
     this.#tokenReused = Boolean(getToken) && this.#tokenWorks && endsAfter(this.#token, TOKEN_MARGIN_S);
     if (getToken && !this.#tokenReused) {
-      const token = await getToken({ expiring: false });
+      const token = await this.#newToken({ expiring: false });
       // Late, it may be that of whoever was logged in before.
       if (!link.ended) this.#token = token;
     }
@@ -690,6 +690,13 @@ export class Client extends Emitter {
     if (tokenIn === "query") url.searchParams.set("token", this.#token);
     else if (!SUBPROTOCOL.test(this.#token)) throw new MegasockError("bad_token", 'this token fits no subprotocol; use tokenIn: "query"');
     return { url: url.href, protocols: tokenIn === "query" ? [] : ["megasock", `token.${this.#token}`] };
+  }
+
+  // Also what is none is not repeated in an error: it may hold one.
+  async #newToken(why) {
+    const token = await this.#options.getToken(why);
+    if (!token || typeof token === "string") return token;
+    throw new MegasockError("bad_token", "getToken answered what is no string; of fetch's Response, give what its text() answers");
   }
 
   #handleFrame(frame) {
@@ -754,7 +761,7 @@ export class Client extends Emitter {
   async #refresh(link, backoff = this.#shortBackoff()) {
     this.#refreshedAt = this.#options.clock.now();
     try {
-      const token = await this.#options.getToken({ expiring: true });
+      const token = await this.#newToken({ expiring: true });
       if (link.ended) return;
       if (!token) throw new MegasockError("no_token", "getToken gave none; the connection ends with the token it has");
       const { promise, resolve, reject } = deferred();

@@ -829,6 +829,18 @@ test("a token no subprotocol can carry is told, without itself", async () => {
   assert.ok(!JSON.stringify([world.errors.map(String), world.states.map(({ reason }) => reason)]).includes("secret"));
 });
 
+test("what is no string is no token, and that is said, without it", async () => {
+  for (const tokenIn of ["protocol", "query"]) {
+    for (const given of [{ toString: () => "secret", text: async () => "secret" }, 7]) {
+      const world = await start({ tokenIn, getToken: async () => given });
+      assert.equal(world.network.sockets.length, 0);
+      assert.deepEqual(world.errors.map(({ code }) => code), ["bad_token"]);
+      assert.match(world.errors[0].message, /no string; of fetch's Response.* text\(\)/);
+      assert.ok(!world.errors[0].message.includes("secret"));
+    }
+  }
+});
+
 test("whoever hears of an error finds the client as it will be", async () => {
   const world = await opened();
   let queued;
@@ -1050,10 +1062,11 @@ test("expiring, and at chance's far end it is tried again within ten seconds, to
   assert.equal(world.socket.takes("refresh").type, "refresh");
 });
 
-for (const answer of ["no_token", "unauthorized"]) {
+for (const answer of ["no_token", "bad_token", "unauthorized"]) {
   test(`expiring, and the answer is ${answer}: it is not asked again`, async () => {
     let asked = 0;
-    const world = await start({ getToken: ({ expiring }) => (asked++, expiring && answer === "no_token" ? null : token("t", 3600)) });
+    const given = { no_token: null, bad_token: { text: async () => "t" }, unauthorized: "t" };
+    const world = await start({ getToken: ({ expiring }) => (asked++, expiring ? given[answer] : "t") });
     world.socket.welcome();
     world.socket.push({ type: "expiring", expiresIn: 60 });
     await settle();
