@@ -32,7 +32,7 @@ export interface Options {
   pongTimeoutMs?: number;
   /** Commands that may wait for a connection. */
   queueMax?: number;
-  /** Commands sent at once after a reconnect, and the pause before the next as many. */
+  /** Commands sent at once after a reconnect, beside as many as were given since, and the pause before the next. */
   burstMax?: number;
   burstIntervalMs?: number;
   /** Failed attempts after which the routing token is dropped. */
