@@ -44,7 +44,7 @@ fn after_a_crowd_has_left_a_walk_looks_at_those_who_stayed() {
         let sub = locals.attach(&name, conn(slot), slot == 7_000, &options.namespaces);
         sessions.get(conn(slot)).unwrap().add_sub(sub);
     }
-    let stays = |slot: &u32| slot % 1_000 == 0;
+    let stays = |slot: &u32| slot.is_multiple_of(1_000);
     for slot in (0..10_000).filter(|slot| !stays(slot)) {
         let session = sessions.remove(conn(slot)).unwrap();
         session.subs().for_each(|sub| assert_eq!(locals.detach(sub), 0));
