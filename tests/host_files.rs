@@ -288,6 +288,7 @@ fn tune_raises_what_is_short_says_so_and_puts_it_back() {
 fn tune_has_connection_tracking_loaded_early_where_there_is_any() {
     const FILE: &str = "etc/modules-load.d/60-megasock.conf";
     let host = Host::new("modules");
+    host.write("proc/sys/net/netfilter/nf_log_all_netns", "0");
     host.tune(&[]);
     assert!(!host.files().contains_key(FILE), "connections are not tracked");
     host.tune(&["--revert"]);

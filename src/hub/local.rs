@@ -313,7 +313,7 @@ impl Locals {
                 self.walking.push_back(number);
             } else {
                 self.release_log(number);
-                self.close_holes(number, sessions);
+                left.looked_at = left.looked_at.saturating_sub(self.close_holes(number, sessions));
             }
         }
         self.walking.is_empty() && self.catching_up.is_empty()
@@ -524,13 +524,15 @@ impl Locals {
     }
 
     /// After a crowd has left: those who stayed move together, so that walks no longer look at where the others were. Between
-    /// two walks only, and by then so many have left that each of them has paid for a part of it.
-    fn close_holes(&mut self, number: u32, sessions: &mut Sessions) {
+    /// two walks only, and by then so many have left that each of them has paid for a part of it. Returns how many it looked
+    /// at, holes included: of a million some milliseconds, once.
+    fn close_holes(&mut self, number: u32, sessions: &mut Sessions) -> usize {
         let Topic { subs, holes, lags, at, .. } = &mut self.topics[number as usize];
         let stayed = subs.len() - holes.len();
         if holes.len() <= stayed * HOLES_PER_SUBSCRIBER {
-            return;
+            return 0;
         }
+        let looked_at = subs.len();
         let mut to = 0;
         for from in 0..subs.len() {
             if subs[from].generation == HOLE {
@@ -550,6 +552,7 @@ impl Locals {
         subs.shrink_to(2 * subs.len());
         *holes = Vec::new();
         *at = 0;
+        looked_at
     }
 
     /// Gives back what the lease holds beyond need.

@@ -56,7 +56,8 @@ use std::time::Duration;
 /// Granularity of all timers.
 pub const TICK_MS: u64 = 64;
 
-/// So many completions in one turn may mean that the kernel has more: it runs about 20 deferred ones an enter (6.13).
+/// So many completions in one turn may mean that the kernel has more: it runs about 20 deferred ones an enter (6.13). A receive
+/// is none of them: it is done, or found to have nothing, as it is submitted.
 const COMPLETIONS_OF_A_BACKLOG: usize = 16;
 
 /// What a reactor needs to know. Times are ticks of [`TICK_MS`], see [`ticks`].
@@ -253,12 +254,13 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
         self.note_wake(wait);
         self.outbox.set_unix_ms(clock::unix_ms());
-        let backlog = done.len();
+        let mut told = 0;
         for completion in done.drain(..) {
+            told += usize::from(!matches!(completion, Completion::Received { .. }));
             self.dispatch(completion);
         }
         self.readable.end_turn(self.io.now_us().saturating_sub(self.woke_us));
-        if backlog < COMPLETIONS_OF_A_BACKLOG {
+        if told < COMPLETIONS_OF_A_BACKLOG {
             self.readable.mark_tick(self.now_tick);
         }
         self.finish_sent();

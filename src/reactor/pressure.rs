@@ -73,7 +73,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
             return true;
         }
         let idle_from = self.options.idle_from_tick(conn);
-        let idle = idle_from.is_some_and(|from| self.now_tick >= from && !self.may_be_our_delay(from));
+        let idle = idle_from.is_some_and(|from| self.now_tick >= from && !self.may_be_our_delay(conn, from));
         if idle {
             let reason = CloseReason::Shed;
             self.begin_close(id, reason.code(), "", reason);

@@ -138,7 +138,9 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
         match conn.phase {
             Phase::Open => self.handle_open_timer(id),
-            Phase::Request | Phase::Deciding if self.may_be_our_delay(conn.due_tick) => self.look_again(id),
+            Phase::Request | Phase::Deciding if self.may_be_our_delay(conn, conn.due_tick) => {
+                self.look_again(id)
+            }
             Phase::Request | Phase::Deciding => self.handle_handshake_timeout(id),
             // Who did not read its backlog has not read our Close behind it; and who is shed has gone for want of memory,
             // whether it answers or not.
@@ -151,9 +153,10 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         }
     }
 
-    /// Whether what was due then may lie unread on this side: a core that is behind accuses nobody, for a while.
-    pub(super) fn may_be_our_delay(&self, due_tick: u32) -> bool {
-        self.readable.heard_tick() < due_tick && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
+    /// Whether what was due of a connection then may lie unread on this side: a core that is behind accuses nobody, for a while.
+    pub(super) fn may_be_our_delay(&self, conn: &Conn, due_tick: u32) -> bool {
+        let is_behind = self.readable.heard_tick() < due_tick || conn.has(flag::READABLE);
+        is_behind && self.now_tick < due_tick + super::ticks(OWN_DELAY_MS_MAX)
     }
 
     /// Messages before heartbeats: while the handler has more to send at once, a ping is left out, and the next one is
@@ -178,7 +181,7 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let Some(conn) = self.conns.get(id.slot, id.generation) else { return };
         let is_read = !conn.is_unread();
         if !is_read && !conn.has(flag::SENDING) {
-            // Its deadlines begin anew when it is read again or its socket is full again. A full one may stay so, between two sends.
+            // Its deadlines begin anew when it is read again, or when its socket fills up. This one is full, between two sends.
             if conn.has(flag::BLOCKED) {
                 self.look_again(id);
             }
@@ -189,7 +192,8 @@ impl<I: Io, H: Handler> Reactor<I, H> {
         let idle = self.options.idle_timeout_ticks.filter(|_| is_read);
         let idle_due = overdue(idle.map(|timeout| conn.active_tick + timeout));
         let pong_due = overdue(conn.has(flag::PINGED).then_some(conn.due_tick));
-        if [message_due, idle_due, pong_due].into_iter().flatten().any(|due| self.may_be_our_delay(due)) {
+        if [message_due, idle_due, pong_due].into_iter().flatten().any(|due| self.may_be_our_delay(conn, due))
+        {
             return self.look_again(id);
         }
         if message_due.is_some() {

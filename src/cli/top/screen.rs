@@ -176,7 +176,7 @@ fn load(info: &Value) -> Line {
     let load = number(info, "/load").unwrap_or(0.0);
     let percent = |at| number(info, at).map_or("-".to_owned(), |part| format!("{:.0} %", part * 100.0));
     let parts = format!(
-        "  {}  of connections {}, memory {}, cores {}",
+        "  {}  of connections {}, memory {}, busiest CPU {}",
         percent("/load"),
         percent("/load_parts/connections"),
         percent("/load_parts/memory"),
@@ -338,7 +338,7 @@ mod tests {
         let screen = screen(&info(), 200, false);
         for line in [
             "n1 ready  megasock 0.1.0 on 0.0.0.0:8080, up 1d 02:03:04",
-            "load         ########------------  42 %  of connections 10 %, memory 20 %, cores 42 %",
+            "load         ########------------  42 %  of connections 10 %, memory 20 %, busiest CPU 42 %",
             "connections  100,000 of 1,000,000  +3/s -0/s  123,456 since the start, 12 of them came back",
             "messages     in 1,500/s, 2.0 KiB/s  out 2/s, 1 B/s",
             "memory       1.0 GiB of 5.0 GiB  12.4 MiB resident, 121 B a connection (budget 256 B)  calm",
