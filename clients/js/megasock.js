@@ -140,7 +140,7 @@ class Emitter {
   }
 
   off(name, listener) {
-    const isOther = other => other !== listener && other.listener !== listener;
+    const isOther = other => other !== listener && (other.listener ?? other) !== listener;
     this.#listeners.set(name, (this.#listeners.get(name) ?? []).filter(isOther));
     return this;
   }

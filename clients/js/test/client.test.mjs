@@ -1183,13 +1183,14 @@ test("listeners come and go, and one that throws harms nobody else", async t => 
   assert.deepEqual([got, uncaught], [["second", "once", "second"], ["mine", "mine", "mine"]]);
 });
 
-test("off() undoes once(), of this listener and of no other", async () => {
+test("off() undoes on() and once(), of this listener and of no other", async () => {
   const world = await opened();
   const got = [];
-  const [first, second] = [() => got.push("first"), () => got.push("second")];
-  world.client.once("direct", first).once("direct", second).on("direct", first).off("direct", first);
+  const [first, second, third] = ["first", "second", "third"].map(name => () => got.push(name));
+  world.client.once("direct", first).once("direct", second).on("direct", third).on("direct", first);
+  world.client.off("direct", first).off("direct", undefined);
   for (let time = 0; time < 2; time++) world.socket.push({ type: "direct_message", payload: 1, timestamp: 1 });
-  assert.deepEqual(got, ["second"]);
+  assert.deepEqual(got, ["second", "third", "third"]);
 });
 
 test("a listener may close or subscribe at any moment", async () => {
