@@ -32,7 +32,10 @@ export interface Options {
   pongTimeoutMs?: number;
   /** Commands that may wait for a connection. */
   queueMax?: number;
-  /** Commands sent at once after a reconnect, beside as many as were given since, and the pause before the next. */
+  /**
+   * Commands sent at once after a reconnect, and the pause before the next. At least a quarter of `burstMax` more than were given
+   * since the burst before, so that the backlog ends.
+   */
   burstMax?: number;
   burstIntervalMs?: number;
   /** Failed attempts after which the routing token is dropped. */

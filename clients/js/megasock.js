@@ -566,10 +566,12 @@ export class Client extends Emitter {
     this.#link.send(command.text);
   }
 
-  // After a connection came about, what has waited goes out in bursts, below the rate a server allows a client; and with each
-  // as many more as were asked since the one before, or a steady publisher would be behind for ever.
+  // After a connection came about, what has waited goes out in bursts, below the rate a server allows a client. Each takes
+  // somewhat more than was asked since the one before, or a steady publisher would be behind for ever; but not a whole burst
+  // more, which together with what that publisher asks would be above that rate.
   #flush(link) {
-    const sentMax = this.#options.burstMax + this.#askedMeanwhile;
+    const { burstMax } = this.#options;
+    const sentMax = Math.max(burstMax, this.#askedMeanwhile + Math.ceil(burstMax / 4));
     this.#askedMeanwhile = 0;
     for (let sent = 0; sent < sentMax && !this.#isCaughtUp(); sent++) {
       if (this.#unsent.length) this.#transmitEntry(this.#unsent.shift());
