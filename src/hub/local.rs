@@ -525,7 +525,7 @@ impl Locals {
 
     /// After a crowd has left: those who stayed move together, so that walks no longer look at where the others were. Between
     /// two walks only, and by then so many have left that each of them has paid for a part of it. Returns how many it looked
-    /// at, holes included: of a million some milliseconds, once.
+    /// at, holes included: they count for the turn.
     fn close_holes(&mut self, number: u32, sessions: &mut Sessions) -> usize {
         let Topic { subs, holes, lags, at, .. } = &mut self.topics[number as usize];
         let stayed = subs.len() - holes.len();
